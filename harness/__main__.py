@@ -1,0 +1,50 @@
+"""`python -m harness [group=option] [key=value] ...`: one run, or with -m a sweep. Prints one honest line a run.
+
+Exit codes: 0 done (now or before), 1 a run failed or diverged, 2 bad input. Torch is imported only to make a run.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import NoReturn
+
+import hydra
+from omegaconf import DictConfig
+
+from harness import compose, sweep
+from harness.errors import HarnessError
+from harness.paths import CONF
+
+
+def one(config: DictConfig) -> None:
+    """The single run that Hydra composed."""
+    try:
+        sweep.refuse_launcher(config)
+        sweep.make(compose.checked(config))
+    except HarnessError as error:
+        bad_input(str(error))
+
+
+def bad_input(message: str) -> NoReturn:
+    """Say what is wrong and what to do, without a traceback."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def main() -> None:
+    """Compose, run or sweep; every mistake on the command line ends here in one message and exit code 2."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # theirs, about their next version
+    compose.register()
+    sweep.register()
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(one)()
+    except HarnessError as error:
+        bad_input(str(error))
+    except compose.COMPOSITION_ERRORS as error:
+        bad_input(compose.explain(error))
+    raise SystemExit(1 if sweep.failed else 0)
+
+
+if __name__ == "__main__":
+    main()

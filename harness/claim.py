@@ -1,0 +1,138 @@
+"""Who runs a run: exactly one process, without a lock server and without comparing clocks.
+
+The owner's file is created by a hard link (one winner among any number of contenders). The owner counts a heartbeat up;
+a contender that sees the count stand still for longer than two beats (or, on the same host, whose process is gone) takes
+over: it renames the old owner's file away (again one winner), checks that it moved the one it had judged, and claims.
+Before its last write an owner looks whether the file is still its own, so a process that was given up for dead and comes
+back cannot overwrite its successor's record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+
+from harness import atomic
+from harness.errors import RecordError
+
+
+def _host() -> str:
+    """This boot of this host, as a hash: tells two hosts apart and gives no name away."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+    except OSError:
+        boot = ""
+    return hashlib.sha256(f"{os.uname().nodename}{boot}".encode()).hexdigest()[:16]
+
+
+def _born(pid: int) -> str | None:
+    """When a process of this host started (so that a reused number is not taken for it); None where it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except (OSError, IndexError):
+        return None
+    return None if fields[0] == "Z" else fields[19]  # a zombie has ended, whoever forgot to bury it
+
+
+class Busy(RecordError):
+    """Somebody else is running this run at this moment."""
+
+
+class Claim:
+    """`with Claim(folder, beat_seconds): ...` owns the run in `folder`, and says so every `beat_seconds`."""
+
+    def __init__(self, folder: Path, beat_seconds: float) -> None:
+        self.folder, self.beat_seconds = folder, beat_seconds
+        self.owner, self.pulse = folder / "owner.json", folder / "heartbeat"
+        born = _born(os.getpid())
+        job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
+        mine = {"token": secrets.token_hex(16), "host": _host(), "pid": os.getpid(), "born": born, "job": job}
+        self.mine = atomic.to_json(mine)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Claim:
+        """Own the run. Raises Busy where somebody alive does, RecordError where the folder cannot be written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            while not atomic.create(self.owner, self.mine):
+                self._remove_if_lost()
+            atomic.write(self.pulse, b"0\n")
+        except OSError as error:
+            raise RecordError(
+                f"cannot write to the results store: {error}; make room or choose another with results.root=DIR"
+            ) from error
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Stop the heartbeat, and give the run up if it is still ours."""
+        self._stop.set()
+        self._thread.join()
+        if self._take_away(self.mine):
+            self.pulse.unlink(missing_ok=True)
+
+    def held(self) -> bool:
+        """Whether the run is still ours: asked before the last write (the fence)."""
+        try:
+            return self.owner.read_bytes() == self.mine
+        except OSError:
+            return False
+
+    def _beat(self) -> None:
+        """Count the heartbeat up until stopped. A full disk stops the pulse, not the run: the final write will tell."""
+        count = 0
+        while not self._stop.wait(self.beat_seconds):
+            count += 1
+            try:
+                atomic.write(self.pulse, f"{count}\n".encode())
+            except OSError:
+                continue
+
+    def _remove_if_lost(self) -> None:
+        """Move the present owner's file away if that owner is gone. Raises Busy if it is alive."""
+        try:
+            theirs = self.owner.read_bytes()
+        except FileNotFoundError:
+            return  # given up between our attempt and this look
+        if self._alive(theirs):
+            raise Busy(f"{self.folder.name} is being run by another process (its heartbeat moves); nothing to do")
+        self._take_away(theirs)
+
+    def _take_away(self, expected: bytes) -> bool:
+        """Remove the owner's file if it says `expected`; whoever else's file we moved by a hair is put back."""
+        away = self.folder / f"owner.gone-{secrets.token_hex(8)}"
+        try:
+            os.replace(self.owner, away)
+        except FileNotFoundError:
+            return False
+        found = away.read_bytes()
+        if found != expected and not atomic.create(self.owner, found):
+            raise Busy(f"{self.folder.name} changed hands while we looked; ask again")
+        away.unlink(missing_ok=True)
+        return found == expected
+
+    def _alive(self, theirs: bytes) -> bool:
+        """Whether an owner lives: by its process on this host, elsewhere by two looks at its heartbeat."""
+        try:
+            them = json.loads(theirs)
+            host, pid, born = them["host"], int(them["pid"]), them["born"]
+        except (ValueError, KeyError, TypeError):
+            return False  # no owner of ours wrote that
+        if host == _host() and born is not None:
+            return _born(pid) == born
+        before = self._pulse()
+        time.sleep(2.5 * self.beat_seconds)
+        return self._pulse() != before
+
+    def _pulse(self) -> bytes | None:
+        try:
+            return self.pulse.read_bytes()
+        except OSError:
+            return None

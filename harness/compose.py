@@ -1,0 +1,115 @@
+"""From words on the command line to a checked RunConfig; Hydra's many errors become one message with the nearest name.
+
+Nothing heavy is imported: a mistyped option is answered before torch is.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import yaml
+from hydra.core.config_store import ConfigStore
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from harness import recipe
+from harness.config import RunConfig, field_names
+from harness.errors import ConfigError, nearest, unknown
+from harness.paths import CONF
+
+# What composing can raise. ValueError: Hydra answers `model=null` and `budget=1` with a bare one.
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
+
+
+def register() -> None:
+    """Make Hydra know the schema and the recipes, and hand its errors over instead of printing them."""
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    ConfigStore.instance().store(name="schema", node=RunConfig)
+    OmegaConf.register_new_resolver("overview", overview, replace=True)
+    recipe.register()
+
+
+def options(group: str) -> list[str]:
+    """The options of a configuration group, nested ones with their folder: `glue/rte`."""
+    folder = CONF / group
+    found = [path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")]
+    return sorted(name for name in found if not name.rsplit("/", 1)[-1].startswith("_"))
+
+
+def groups() -> list[str]:
+    """The configuration groups, by their folders."""
+    return sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
+
+
+def checked(config: DictConfig) -> RunConfig:
+    """The composed configuration as dataclasses. Raises ConfigError for what Hydra let pass: `++` keys, missing values."""
+    plain = OmegaConf.to_container(config, resolve=True)
+    plain.pop("hydra", None)
+    try:
+        whole = OmegaConf.merge(OmegaConf.structured(RunConfig), plain)
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain(error)) from error
+    if missing := sorted(OmegaConf.missing_keys(whole)):
+        raise ConfigError(f"no value for {', '.join(missing)}; give it on the command line or in the group's YAML")
+    for key in ("name", "_target_"):
+        if not isinstance(whole.method.get(key), str):
+            raise ConfigError(f"method.{key} is missing: a method's YAML needs `name` and `_target_`")
+    if not whole.method["_target_"].startswith(("peft.", "methods.")):
+        target = whole.method["_target_"]
+        raise ConfigError(f"method._target_={target} is not allowed: it must be a configuration of peft or of methods")
+    run = OmegaConf.to_object(whole)
+    if not isinstance(run, RunConfig):
+        raise ConfigError("the configuration is not a mapping of the schema's groups")
+    return run
+
+
+def explain(error: BaseException) -> str:
+    """One message for whatever composing raised: what was found, what is allowed, the nearest right name."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _bad_option(str(error.missing_cfg_file))
+    cause = error.__cause__ if isinstance(error, ConfigCompositionException) else error
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError):
+        return _bad_key(cause)
+    if isinstance(cause, ValidationError):
+        return f"{cause.full_key}: {str(cause.msg or cause).splitlines()[0]}"
+    text = str(error)
+    if isinstance(error, OverrideParseException):
+        return f"cannot read the override: {text.splitlines()[0]}. Write key=value, without spaces"
+    if "Ambiguous value" in text:
+        return f"{text.splitlines()[0]}. Several values make a sweep: add -m"
+    if "Config group override" in text:
+        return "a group's option must be a name (method=lora): found a number, a boolean, null or a list"
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def overview() -> str:
+    """Every group with its options, for `--help`."""
+    shown = [*groups(), "hydra/launcher"]
+    return "\n".join(f"  {group:<15} {', '.join(options(group))}" for group in shown if options(group))
+
+
+def _bad_option(path: str) -> str:
+    group, _, option = path.removeprefix("hydra/").partition("/")
+    group = f"hydra/{group}" if path.startswith("hydra/") else group
+    if (CONF / group).is_dir():
+        return unknown(group, option, options(group))
+    return unknown("group", path, groups())
+
+
+def _bad_key(error: Any) -> str:
+    """A key that the schema lacks. The parent node says which ones it has."""
+    parent, key = error.parent_node, str(error.full_key or error.key)
+    names = [str(name) for name in parent] if parent is not None and OmegaConf.is_dict(parent) else []
+    if not names or "." not in key:
+        names = sorted({*names, *field_names(RunConfig), *groups()} - {"hydra"})
+    prefix, _, last = key.rpartition(".")
+    close = nearest(last, names)
+    hint = f" Did you mean {prefix + '.' if prefix else ''}{close}?" if close else ""
+    return f"unknown key '{key}'.{hint} Allowed{' in ' + prefix if prefix else ''}: {', '.join(names)}"

@@ -1,0 +1,48 @@
+"""What a user can get wrong, as exceptions that already carry the remedy.
+
+`__main__` prints the message of a HarnessError and exits with code 2; nobody sees a traceback for a typing error, a
+missing file or a malformed row. Anything else that escapes is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HarnessError(Exception):
+    """Bad input. The message says what was found, what is allowed, and what to do next."""
+
+
+class ConfigError(HarnessError):
+    """A key, option, type or value that the configuration does not allow."""
+
+
+class DataError(HarnessError):
+    """A data file or hub dataset that is missing, malformed or empty."""
+
+
+class ModelError(HarnessError):
+    """A directory or hub repository that holds no usable backbone, or one that does not fit task or method."""
+
+
+class RecordError(HarnessError):
+    """A record in the results store that cannot be read, written or owned."""
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str | None:
+    """The allowed word closest to `word` (also by its last path part: `rte` -> `glue/rte`), or None."""
+    names = sorted(set(allowed))
+    if close := difflib.get_close_matches(word, names, n=1, cutoff=0.6):
+        return close[0]
+    by_last = {name.rsplit("/", 1)[-1]: name for name in names}
+    close = difflib.get_close_matches(word.rsplit("/", 1)[-1], by_last, n=1, cutoff=0.6)
+    return by_last[close[0]] if close else None
+
+
+def unknown(kind: str, word: str, allowed: Iterable[str]) -> str:
+    """One message for an unknown name: what was found, the nearest right one, and all that is allowed."""
+    names = sorted(set(allowed))
+    close = nearest(word, names)
+    hint = f" Did you mean {close}?" if close else ""
+    return f"unknown {kind} '{word}'.{hint} Allowed: {', '.join(names)}"

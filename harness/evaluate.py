@@ -1,0 +1,136 @@
+"""Scores from logits or generated text, never from `outputs.loss`; and what was predicted for every row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from harness import metrics
+from harness.config import GenerationConfig
+from harness.data import Encoded, collate, sorted_batches
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores by name (percent), and a column per name with an entry per row, in the split's order.
+
+    Columns: `id`, `prediction`; `target` but for text to text (dataset text never enters a record); `logit_0`, ... for
+    classification.
+    """
+
+    scores: dict[str, float]
+    predictions: dict[str, list[Any]]
+
+
+def evaluate(
+    model: nn.Module,
+    encoded: Encoded,
+    *,
+    metric: str,
+    batch_size: int,
+    device: str,
+    precision: str = "float32",
+    tokenizer: Any = None,
+    generation: GenerationConfig | None = None,
+    references: list[str] | None = None,
+) -> Evaluation:
+    """Score a model, already on `device`, on every row of `encoded`; its mode (training or not) is put back.
+
+    Rows run sorted by length, so that a batch has little padding; the batch size cannot change a score beyond the
+    floating-point noise of padding.
+
+    Args:
+        model: a backbone with its head, or a PeftModel of one.
+        encoded: the rows.
+        metric: a name that `harness.metrics.compute` knows.
+        batch_size: rows at once.
+        device: `cpu` or `cuda`.
+        precision: `bfloat16` is autocast.
+        tokenizer: text to text: turns generated tokens into text.
+        generation: text to text: how to decode.
+        references: text to text: the target text of each row.
+
+    Raises:
+        ValueError: a text-to-text task without tokenizer, generation or references.
+    """
+    predict = _classes if encoded.kind == "classification" else _values
+    if encoded.kind == "generation":
+        if tokenizer is None or generation is None or references is None:
+            raise ValueError("a text-to-text evaluation needs tokenizer, generation and references")
+        predict = _writer(tokenizer, generation)
+    with _evaluating(model), torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
+        columns = _in_order(encoded, batch_size, lambda batch: predict(model, batch), torch.device(device))
+    targets = encoded.targets if references is None else references
+    scores = metrics.compute(metric, columns["prediction"], targets)
+    known = {"id": list(encoded.ids)} | ({} if encoded.kind == "generation" else {"target": list(encoded.targets)})
+    return Evaluation(scores=scores, predictions=known | columns)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients; every module's own mode is put back, also of those frozen in evaluation.
+
+    `no_grad`, not `inference_mode`: a table that a model caches here (relative positions of a new length, say) may be
+    used by the next training step, and autograd refuses inference tensors.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _in_order(
+    encoded: Encoded,
+    batch_size: int,
+    predict: Callable[[dict[str, Tensor]], dict[str, list[Any]]],
+    device: torch.device,
+) -> dict[str, list[Any]]:
+    """Predict in batches of like length; the columns come back in the rows' own order."""
+    batches = sorted_batches(encoded.lengths, batch_size)
+    columns: dict[str, list[Any]] = {}
+    for rows in batches:
+        batch = {name: tensor.to(device) for name, tensor in collate(encoded, rows).items() if name != "labels"}
+        for name, values in predict(batch).items():
+            columns.setdefault(name, []).extend(values)
+    order = np.argsort(np.concatenate(batches), kind="stable")
+    return {name: [values[place] for place in order] for name, values in columns.items()}
+
+
+def _classes(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, list[Any]]:
+    """The class of the largest logit (the first of equal ones), and the logits."""
+    logits = model(**batch).logits.float().cpu()
+    columns: dict[str, list[Any]] = {"prediction": logits.argmax(dim=-1).tolist()}
+    return columns | {f"logit_{index}": column.tolist() for index, column in enumerate(logits.unbind(dim=-1))}
+
+
+def _values(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, list[Any]]:
+    """The score of a regression: the only logit."""
+    return {"prediction": model(**batch).logits[:, 0].float().tolist()}
+
+
+def _writer(tokenizer: Any, generation: GenerationConfig) -> Callable[..., dict[str, list[Any]]]:
+    """Beam or greedy decoding, never sampling; what is not said here is the backbone's own generation configuration."""
+
+    def write(model: Any, batch: dict[str, Tensor]) -> dict[str, list[Any]]:
+        tokens = model.generate(
+            **batch,
+            do_sample=False,
+            num_beams=generation.num_beams,
+            max_new_tokens=generation.max_new_tokens,
+            min_new_tokens=generation.min_new_tokens,
+            length_penalty=generation.length_penalty,
+            no_repeat_ngram_size=generation.no_repeat_ngram_size,
+        )
+        return {"prediction": [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]}
+
+    return write

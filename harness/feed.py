@@ -1,0 +1,84 @@
+"""Training rows as batches on the device, in a seeded order, with the decoder's inputs and a count of what was fed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import count, islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from harness import losses
+from harness.config import TrainConfig
+from harness.data import Encoded, collate, epoch_batches
+from harness.errors import ModelError
+
+Batch = dict[str, Tensor]
+
+
+def decoder_inputs(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The backbone's own way from labels (-100: padding) to decoder inputs: labels moved one place to the right."""
+    unwrap: Any = getattr(model, "get_base_model", None)
+    backbone = model if unwrap is None else unwrap()
+    shift = getattr(backbone, "prepare_decoder_input_ids_from_labels", None)
+    if shift is None:
+        raise ModelError(f"{type(backbone).__name__} has no decoder; a text-to-text task needs a BART or T5 backbone")
+    return shift
+
+
+class Feed:
+    """The batches of one training.
+
+    `examples` and `tokens` (source and target, padding not counted) are what was fed so far, calibration left out.
+    """
+
+    def __init__(
+        self, encoded: Encoded, settings: TrainConfig, model: nn.Module, device: torch.device, seed: int, buckets: bool
+    ) -> None:
+        self.examples = self.tokens = 0
+        self.steps_per_epoch = math.ceil(len(encoded) / settings.batch_size)
+        self._encoded, self._device, self._seed, self._buckets = encoded, device, seed, buckets
+        self._batch_size, self._micro_size = settings.batch_size, settings.batch_size // settings.accumulation_steps
+        self._shift = decoder_inputs(model) if encoded.kind == "generation" else None
+
+    def updates(self) -> Iterator[np.ndarray]:
+        """The rows of update 0, 1, ...: epoch after epoch, without end. The last batch of an epoch may be smaller."""
+        for epoch in count():
+            yield from epoch_batches(
+                self._encoded.lengths, self._batch_size, seed=self._seed, epoch=epoch, buckets=self._buckets
+            )
+
+    def micro_batches(self, rows: np.ndarray) -> Iterator[tuple[Batch, float]]:
+        """An update's micro-batches on the device, each with its share of the effective batch; shares sum to 1.
+
+        A share is of the examples, or of the target tokens where the loss is a mean over tokens.
+        """
+        kind = self._encoded.kind
+        batches = [collate(self._encoded, part) for part in self._parts(rows)]
+        weights = [losses.weight(kind, batch["labels"]) for batch in batches]
+        self.examples += len(rows)
+        self.tokens += sum(int(batch["attention_mask"].sum()) for batch in batches)
+        self.tokens += sum(weights) if kind == "generation" else 0
+        for batch, weight in zip(batches, weights, strict=True):
+            yield self._moved(batch), weight / max(1, sum(weights))
+
+    def calibration(self) -> Iterator[Batch]:
+        """The micro-batches of the first epoch, for a method's `prepare`."""
+        for rows in islice(self.updates(), self.steps_per_epoch):
+            for part in self._parts(rows):
+                yield self._moved(collate(self._encoded, part))
+
+    def _parts(self, rows: np.ndarray) -> list[np.ndarray]:
+        return [rows[start : start + self._micro_size] for start in range(0, len(rows), self._micro_size)]
+
+    def _moved(self, batch: Batch) -> Batch:
+        """To the device; pinned memory first, since a copy from pageable memory makes the GPU wait."""
+        if self._device.type == "cuda":
+            batch = {name: tensor.pin_memory() for name, tensor in batch.items()}
+        batch = {name: tensor.to(self._device, non_blocking=True) for name, tensor in batch.items()}
+        if self._shift is not None:
+            batch["decoder_input_ids"] = self._shift(batch["labels"])
+        return batch

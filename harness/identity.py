@@ -1,0 +1,70 @@
+"""What makes two runs the same run: the hash of the resolved configuration, of data and weights by content.
+
+Everything in the configuration can change a number, and is part of the identity, except the short list below. Paths
+are replaced by what they hold: the fingerprint of the task's rows and of the backbone's files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from harness.config import RunConfig
+
+# Where things are, who asks, how it is shown: none of these can change a number. `threads` may change the order of
+# sums; it is part of what reproducibility is promised on (see provenance), not of what the experiment is.
+OUTSIDE = {
+    "": ("device", "threads", "rerun", "progress", "recipe", "results"),
+    "data": ("root",),
+    "model": ("hub_id", "revision", "path", "sites"),
+    "task": ("hub", "files", "folder", "columns", "root", "rows"),
+}
+
+
+def identity(config: RunConfig, *, data: str, weights: str, device: str, precision: str) -> dict[str, Any]:
+    """The part of a resolved configuration that decides the numbers, with content in place of paths.
+
+    Args:
+        config: the resolved configuration.
+        data: fingerprint of the task's rows. weights: fingerprint of the backbone's files.
+        device: "cpu" or "cuda". precision: "float32" or "bfloat16", resolved.
+    """
+    kept = asdict(config)
+    for group, names in OUTSIDE.items():
+        section = kept[group] if group else kept
+        for name in names:
+            section.pop(name, None)
+    kept["train"]["precision"] = precision
+    return kept | {"content": {"data": data, "weights": weights, "device": device}}
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON-able value in canonical form, as 64 hexadecimal digits."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def run_id(identity: dict[str, Any]) -> str:
+    """`task.model.method.budget.s<seed>.<hash>`: readable, safe as a folder's name on every file system."""
+    names = [identity["task"]["name"], identity["model"]["name"], identity["method"]["name"], identity["budget"]["name"]]
+    words = [re.sub(r"[^A-Za-z0-9_-]+", "-", str(name)).strip("-")[:40] or "x" for name in names]
+    return ".".join([*words, f"s{identity['seed']}", digest(identity)[:12]])
+
+
+def group(identity: dict[str, Any]) -> str:
+    """The digest of everything but the seed: runs that share it may be averaged, others never."""
+    return digest({key: value for key, value in identity.items() if key != "seed"})
+
+
+def hash_files(paths: list[Path]) -> str:
+    """SHA-256 over the names and contents of some files, in the given order."""
+    total = hashlib.sha256()
+    for path in paths:
+        total.update(f"{path.name}\0".encode())
+        with path.open("rb") as stream:
+            total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()

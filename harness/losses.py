@@ -1,0 +1,53 @@
+"""The task's objective from logits, and by how much a micro-batch weighs in its effective batch.
+
+`outputs.loss` is never read: some tuners add their regulariser to it, also during evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor
+from torch.nn import functional
+
+from harness.data import IGNORED
+
+TaskLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+def classification_loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    """Mean cross-entropy of logits [batch, classes] against class indices [batch]."""
+    return functional.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
+
+
+def regression_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean squared error of logits [batch, 1] against scores [batch]."""
+    return functional.mse_loss(logits[:, 0].float(), labels.float())
+
+
+def token_loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    """Mean cross-entropy over target tokens: logits [batch, length, vocabulary], labels [batch, length].
+
+    A batch without a single target token costs 0, not NaN.
+    """
+    flat = labels.flatten()
+    total = functional.cross_entropy(
+        logits.float().flatten(0, 1), flat, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing
+    )
+    return total / (flat != IGNORED).sum().clamp(min=1)
+
+
+def task_loss(kind: str, label_smoothing: float = 0.0) -> TaskLoss:
+    """The loss `(logits, labels) -> scalar` of a task kind: the mean over examples, or over target tokens."""
+    losses: dict[str, TaskLoss] = {
+        "classification": partial(classification_loss, label_smoothing=label_smoothing),
+        "regression": regression_loss,
+        "generation": partial(token_loss, label_smoothing=label_smoothing),
+    }
+    return losses[kind]
+
+
+def weight(kind: str, labels: Tensor) -> int:
+    """What the mean of `task_loss` was taken over: examples, or target tokens. `labels` should still be on the CPU."""
+    return int((labels != IGNORED).sum()) if kind == "generation" else len(labels)

@@ -1,0 +1,24 @@
+"""Where the package keeps what it reads: configuration, embedded backbones and tasks, published tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+EMBEDDED = PACKAGE / "embedded"
+
+
+def _shipped(in_wheel: str, in_checkout: str) -> Path:
+    """A folder that stands inside the package in a wheel and at the top level in a checkout."""
+    inside = PACKAGE / in_wheel
+    return inside if inside.is_dir() else PACKAGE.parent / in_checkout
+
+
+CONF = _shipped("conf", "conf")
+PUBLISHED = _shipped("published", "results/published")
+
+
+def embedded(path: str) -> Path:
+    """`embedded:backbones/deberta` -> that directory inside the package; any other path as it is, `~` expanded."""
+    scheme, _, inside = path.partition(":")
+    return EMBEDDED / inside if scheme == "embedded" else Path(path).expanduser()

@@ -1,0 +1,119 @@
+"""One run, whole: what README's figure shows. Below this file there is no configuration object of Hydra's any more."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness import device, identity, model, provenance, publish, record, task
+from harness.claim import Claim
+from harness.config import RunConfig
+from harness.record import DONE, Record
+from harness.task import Task
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that is known and not yet made: everything that decides its id, nothing heavy."""
+
+    config: RunConfig
+    task: Task
+    directory: Path
+    identity: dict[str, Any]
+    id: str
+    folder: Path
+    device: str
+    precision: str
+
+
+def plan(config: RunConfig) -> Plan:
+    """Read the task, find the backbone, and give the run its name. Imports neither torch nor peft."""
+    rows = task.cut(task.load(config.task, config.data.root), config.data.max_train_rows, config.data.max_eval_rows)
+    directory = model.locate(config.model)
+    where = device.resolve(config.device)
+    precision = device.precision(config.train.precision, where)
+    weights = model.fingerprint(directory, config.model.init)
+    known = identity.identity(config, data=rows.fingerprint, weights=weights, device=where, precision=precision)
+    name = identity.run_id(known)
+    return Plan(config, rows, directory, known, name, Path(config.results.root) / name, where, precision)
+
+
+def finished(plan: Plan) -> Record | None:
+    """The stored record, if this run is done and need not be made again (`rerun` says when it must)."""
+    stored = record.read(plan.folder)
+    if stored is None or stored.state != DONE or plan.config.rerun == "always":
+        return None
+    return None if plan.config.rerun == "stale" and provenance.stale(stored) else stored
+
+
+def run(plan: Plan) -> Record:
+    """Make the run and store its record. Whatever stops it is in the store before it leaves this function."""
+    with Claim(plan.folder, plan.config.results.heartbeat_seconds) as claim:
+        if stored := finished(plan):  # somebody made it while we waited
+            return stored
+        publish.supersede(plan.folder)
+        begun = Record(
+            plan.id, record.RUNNING, plan.identity, asdict(plan.config), asdict(plan.config.recipe),
+            code=provenance.code(plan.config.method), provenance=provenance.begin(), remarks=remarks(plan),
+        )  # fmt: skip
+        record.write(plan.folder, begun)
+        with publish.failures(plan.folder, begun):
+            done = experiment(plan, begun)
+        publish.publish(plan.folder, done, claim.held)
+    return done
+
+
+def experiment(plan: Plan, begun: Record) -> Record:
+    """The experiment itself, in the order of design and README: load, attach, train, evaluate, save."""
+    from harness import budget, data, progress
+    from harness.cost import Meter
+    from harness.evaluate import evaluate
+    from harness.train import train
+    from methods import hooks
+
+    config, rows, seed = plan.config, plan.task, plan.config.seed
+    name = device.use(plan.device, config.threads)
+    backbone, tokenizer = model.load(config.model, plan.directory, rows, seed=seed)
+    method = model.method_config(config.method, config.model, rows.kind, backbone)
+    tuned = model.attach(backbone, method, seed=seed).to(plan.device)
+    budget.check(config.budget, model.count(tuned, None), config.method["name"])
+
+    lengths = (config.data.max_length_tokens, config.data.max_target_tokens)
+    splits = {split: data.encode(part, tokenizer, kind=rows.kind, max_length_tokens=lengths[0], max_target_tokens=lengths[1])
+              for split, part in rows.splits.items() if split in ("train", rows.selects, rows.reports)}  # fmt: skip
+    meter = Meter(plan.device)
+
+    def score(split: str) -> Any:
+        references = rows.splits[split].target if rows.kind == "generation" else None
+        with meter.evaluating():
+            return evaluate(tuned, splits[split], metric=rows.metric, batch_size=config.data.eval_batch_size,
+                            device=plan.device, precision=plan.precision, tokenizer=tokenizer,
+                            generation=config.generation, references=references)  # fmt: skip
+
+    with meter.training(), progress.bar(plan.id, shown=config.progress) as bar:
+        settings = replace(config.train, precision=plan.precision)
+        outcome = train(tuned, splits["train"], settings, seed=seed, device=plan.device, buckets=config.data.buckets,
+                        validate=lambda: score(rows.selects).scores, main=rows.score, progress=bar)  # fmt: skip
+    evaluations = {split: score(split) for split in dict.fromkeys((rows.selects, rows.reports))}
+    science = {
+        "main": {"split": rows.reports, "metric": rows.score, "score": evaluations[rows.reports].scores[rows.score]},
+        "scores": {split: found.scores for split, found in evaluations.items()},
+        "predictions": {split: publish.save_predictions(plan.folder, split, found) for split, found in evaluations.items()},
+        "params": asdict(model.count(tuned, hooks.find(tuned).active_params())),
+        "adapter_sha256": publish.save_adapter(plan.folder, tuned, config.model.hub_id or config.model.name),
+        "truncated_rows": {split: part.truncated_rows for split, part in splits.items()},
+        "losses": outcome.losses, "curve": outcome.curve, "steps": outcome.steps, "best": outcome.best, "trace": outcome.trace,
+    }  # fmt: skip
+    cost = asdict(meter.cost(outcome, stored=plan.folder / "adapter"))
+    made = provenance.ended(begun.provenance, device=name)
+    return replace(begun, state=DONE, science=science, cost=cost, provenance=made)
+
+
+def remarks(plan: Plan) -> list[str]:
+    """What a reader of the number must know: a subset of the rows, a fallback recipe, other data than the official."""
+    recipe = plan.config.recipe
+    told = list(plan.task.remarks)
+    if recipe.name in ("none", "fallback"):
+        told.append(f"recipe {recipe.name}: {recipe.note or 'no published hyper-parameters were applied'}")
+    return told

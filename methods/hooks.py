@@ -1,0 +1,185 @@
+"""What a method may do during training beside its forward pass: optional hooks, and their exact places.
+
+A loop that honours the hooks makes these calls, in this order (`loss` and the hooks below it once an optimiser step;
+with gradient accumulation `loss` and `penalty` once a micro-batch):
+
+    hooks.prepare(batches, task_loss)                       calibration; no optimiser exists yet
+    hooks.on_train_begin(total_steps)
+    for phase in hooks.phases() or [one implicit phase]:
+        hooks.on_phase_begin(phase)                         sets requires_grad; then the loop builds the optimiser from
+        ...                                                 optimizer_groups(model, lr, weight_decay)
+        hooks.set_task(task_id)                             only where batches name their task
+        loss = hooks.loss(model, batch, task_loss) + (hooks.penalty() or 0);  backward;  clip
+        hooks.on_pre_optimizer_step(step, optimizer)        gradients clipped, not yet applied
+        optimizer.step()
+        hooks.on_optimizer_step(step)                       applied, not yet zeroed
+        optimizer.zero_grad();  schedule.step()
+    hooks.on_train_end()
+
+`step` counts optimiser steps from 0 over the whole training, phases included. The place is part of the method: AdaLoRA
+prunes after the step, IncreLoRA grows before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+TaskLoss = Callable[[Tensor, Tensor], Tensor]  # (logits, labels) -> scalar
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stage of training with its own set of trained parameters.
+
+    Args:
+        name: what the method calls it.
+        fraction: its share of all optimiser steps; the fractions of a method's phases sum to 1.
+        learning_rate: its own base rate, or None for the run's.
+    """
+
+    name: str
+    fraction: float
+    learning_rate: float | None = None
+
+
+class Hooks:
+    """Every hook, doing nothing. A tuner inherits from it and overrides what its method needs."""
+
+    def phases(self) -> list[Phase]:
+        """The stages of training in order; an empty list means one stage with everything."""
+        return []
+
+    def prepare(self, batches: Iterable[dict[str, Tensor]], task_loss: TaskLoss) -> None:
+        """Calibrate on training batches (Fisher masks, head importance) before the optimiser is built."""
+
+    def on_train_begin(self, total_steps: int) -> None:
+        """Training starts, of this many optimiser steps. Raises ValueError where the schedule does not fit."""
+
+    def on_phase_begin(self, phase: Phase) -> None:
+        """Set `requires_grad` for this phase; the loop then rebuilds the optimiser."""
+
+    def set_task(self, task_id: Any) -> None:
+        """The coming batches belong to this task."""
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor], task_loss: TaskLoss) -> Tensor:
+        """The objective of one micro-batch, a scalar; `batch` holds the model's inputs and `labels`.
+
+        The default is `task_loss(logits, labels)`. Override it where one forward is not the objective.
+        """
+        inputs = {key: value for key, value in batch.items() if key != "labels"}
+        return task_loss(model(**inputs).logits, batch["labels"])
+
+    def penalty(self) -> Tensor | None:
+        """A scalar added to the training loss, never to an evaluation loss."""
+        return None
+
+    def param_groups(self, base_lr: float) -> list[dict[str, Any]]:
+        """Groups for the parameters with their own rate: `params`, `lr`, optionally `weight_decay`.
+
+        Parameters not named here fall into the loop's default groups.
+        """
+        return []
+
+    def on_pre_optimizer_step(self, step: int, optimizer: Optimizer) -> None:
+        """Gradients are clipped and not yet applied.
+
+        A method that grows may call `optimizer.add_param_group({"params": ..., "lr": base, "start_step": step + 1})`.
+        """
+
+    def on_optimizer_step(self, step: int) -> None:
+        """The update is applied and the gradients are not yet zeroed."""
+
+    def on_train_end(self) -> None:
+        """Training is over: collapse what only training needs."""
+
+    def active_params(self) -> int | None:
+        """How many of the allocated parameters survive (pruning, masks); None means all."""
+        return None
+
+    def trace(self) -> dict[str, Any]:
+        """JSON-able facts to record with each evaluation, such as a rank pattern."""
+        return {}
+
+
+def find(model: nn.Module) -> Hooks:
+    """The hooks of a model: its tuner's where the tuner is one of ours, else hooks that do nothing."""
+    while not hasattr(model, "base_model") and isinstance(getattr(model, "module", None), nn.Module):
+        model = model.module  # DistributedDataParallel and its like
+    tuner = getattr(model, "base_model", None)
+    return tuner if isinstance(tuner, Hooks) else Hooks()
+
+
+def optimizer_groups(model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups for an optimiser: the method's own first, then the other trained ones with and without decay.
+
+    Biases and norm weights (every parameter of one dimension) are not decayed. Frozen parameters are left out.
+    """
+    groups = list(find(model).param_groups(learning_rate))
+    taken = {id(parameter) for group in groups for parameter in group["params"]}
+    rest = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in taken]
+    decayed = [parameter for parameter in rest if parameter.dim() > 1]
+    kept = [parameter for parameter in rest if parameter.dim() <= 1]
+    groups += [
+        {"params": decayed, "lr": learning_rate, "weight_decay": weight_decay},
+        {"params": kept, "lr": learning_rate, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+class HooksCallback(TrainerCallback):
+    """The same hooks from `transformers.Trainer`: `Trainer(..., callbacks=[HooksCallback()])`.
+
+    Trainer takes its loss from the model's outputs; a tuner of ours adds its penalty there while training (see
+    `methods.tuner.Tuner.forward`). What Trainer has no place for is refused rather than skipped: several phases and a
+    `loss` of the method's own. `prepare` is called by the user before the Trainer is built, and rates of the method's
+    own need `Trainer(optimizers=(AdamW(optimizer_groups(model, lr, weight_decay)), None))`.
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Refuse what Trainer cannot do, then announce the number of steps."""
+        hooks = find(kwargs["model"])
+        if len(hooks.phases()) > 1 or type(hooks).loss is not Hooks.loss:
+            raise ValueError(
+                f"{type(hooks).__name__} trains in phases or computes its own loss, which transformers.Trainer has no "
+                "hook for; use `python -m harness`, or a loop that follows methods/hooks.py"
+            )
+        groups = hooks.param_groups(args.learning_rate)
+        known = {id(parameter) for group in kwargs["optimizer"].param_groups for parameter in group["params"]}
+        rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+        found = {
+            id(p): group.get("initial_lr", group["lr"])
+            for group in kwargs["optimizer"].param_groups
+            for p in group["params"]
+        }
+        if rates.keys() - known or any(found[key] != rate for key, rate in rates.items()):
+            raise ValueError(
+                f"{type(hooks).__name__} has learning rates of its own; build the optimiser with "
+                "methods.hooks.optimizer_groups and pass it as Trainer(optimizers=(optimizer, None))"
+            )
+        hooks.on_train_begin(state.max_steps)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Clipped, not applied. `state.global_step` counts the steps done, hence is this step's index from 0."""
+        find(kwargs["model"]).on_pre_optimizer_step(state.global_step, kwargs["optimizer"])
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Applied, not zeroed."""
+        find(kwargs["model"]).on_optimizer_step(state.global_step)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Training is over."""
+        find(kwargs["model"]).on_train_end()

@@ -1,0 +1,1 @@
+"""Selective methods: which of the backbone's own parameters are trained."""

@@ -1,0 +1,116 @@
+"""Every YAML composes; every mistake gets one message with the nearest right name, before anything heavy is imported."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from harness import compose, recipe
+from harness.config import RunConfig
+from harness.errors import ConfigError
+from harness.paths import CONF
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra_here():
+    compose.register()
+    from harness import sweep
+
+    sweep.register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def composed(*words: str) -> RunConfig:
+    return compose.checked(hydra_compose("config", overrides=list(words)))
+
+
+@pytest.mark.parametrize("group", ["model", "task", "method", "budget"])
+def test_every_option_composes(group):
+    assert compose.options(group), f"conf/{group} is empty"
+    for name in compose.options(group):
+        words = [f"{group}={name}"]
+        if group == "model" and composed(*words).model.family in ("bart", "t5"):
+            words.append("task=demo/summarization")
+            words.append(f"model={name}")
+        chosen = composed(*words)
+        assert (chosen.method["name"] if group == "method" else getattr(chosen, group).name) == name
+
+
+def test_a_task_brings_its_backbone_and_the_command_line_wins():
+    assert composed("task=glue/rte").model.name == "deberta_v3_base"
+    assert composed("task=glue/rte", "model=roberta_base").model.name == "roberta_base"
+    assert composed("task=demo/summarization").model.name == "demo_bart"
+
+
+def test_the_command_line_wins_over_a_recipe():
+    assert composed("train.learning_rate=0.5").train.learning_rate == 0.5
+
+
+def test_a_missing_recipe_is_said():
+    told = composed("task=glue/wnli", "model=minilm").recipe
+    assert told.name == "fallback"
+    assert "lora on minilm and glue/wnli" in told.note
+    assert composed("~recipe").recipe.name == "none"
+
+
+def test_every_recipe_row_sets_keys_that_exist():
+    for name, rows in recipe._files().items():
+        for row in rows:
+            assert row["source"], name
+            for method in [m for m in compose.options("method") if recipe._fits(row | {"model": "*"}, {
+                "method": m, "model": "*", "budget": row.get("budget", "*"), "task": row.get("task", "*")})]:  # fmt: skip
+                config = hydra_compose("config", overrides=[f"method={method}", "~recipe"])
+                for key in row["set"]:
+                    node = config
+                    for part in key.split("."):
+                        assert part in node, f"{name}: {key} is no key of {method}"
+                        node = node[part]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["method=lorra"], "Did you mean lora"),
+        (["task=rte"], "Did you mean glue/rte"),
+        (["task=glue/rtx"], "Did you mean glue/rte"),
+        (["metod=lora"], "Did you mean method"),
+        (["train.lerning_rate=1"], "Did you mean train.learning_rate"),
+        (["seed=x"], "seed: Value 'x'"),
+        (["seed=0,1"], "add -m"),
+        (["seed"], "key=value"),
+        (["model=null"], "must be a name"),
+        (["++train.foo=1"], "unknown key 'train.foo'"),
+        (["train.batch_size=-1"], "train.batch_size=-1 is below 1"),
+        (["train.accumulation_steps=3"], "equal micro-batches"),
+        (["train.schedule=cosine"], "Allowed: constant, linear"),
+        (["hydra/launcher=lokal"], "Did you mean local"),
+        (["task=_glue"], "task.name"),
+        (["task=demo/summarization", "model=demo_roberta"], "text to text"),
+        (["method.name=null"], "method.name is missing"),
+    ],
+)
+def test_a_mistake_gets_one_message(words, says):
+    with pytest.raises((ConfigError, *compose.COMPOSITION_ERRORS)) as caught:
+        composed(*words)
+    message = str(caught.value) if isinstance(caught.value, ConfigError) else compose.explain(caught.value)
+    assert says in message
+    assert "\n" not in message
+
+
+def test_a_mistake_costs_no_heavy_import_and_exits_with_two():
+    probe = (
+        "import sys\nsys.argv = ['harness', 'task=glue/rtx']\n"
+        "from harness.__main__ import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    code = end.code\n"
+        "heavy = {'torch', 'peft', 'transformers', 'evaluate', 'wandb', 'datasets', 'pandas'} & set(sys.modules)\n"
+        "print(code, sorted(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.stdout.strip() == "2 []", done.stderr
+    assert done.stderr.startswith("error: unknown task 'glue/rtx'. Did you mean glue/rte?")

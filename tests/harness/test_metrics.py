@@ -1,0 +1,135 @@
+"""Every metric against an independent implementation and cases worked by hand; no files, no network, no NaN."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from rouge_score import rouge_scorer
+from scipy import stats
+from sklearn import metrics as sklearn
+
+from harness.config import METRICS
+from harness.errors import ConfigError
+from harness.metrics import CLASSES, compute
+
+RANDOM = np.random.default_rng(0)
+CASES = [(RANDOM.integers(0, 2, rows).tolist(), RANDOM.integers(0, 2, rows).tolist()) for rows in (7, 50, 277, 1043)]
+SAMPLES = {
+    "accuracy": ([0, 1], [0, 0]),
+    "accuracy_f1": ([0, 1], [0, 0]),
+    "matthews": ([0, 1], [0, 0]),
+    "pearson_spearman": ([0.5, 1.5], [1.0, 2.0]),
+    "rouge": (["a cat"], ["a dog"]),
+}
+
+
+@pytest.mark.parametrize(("predictions", "references"), CASES)
+def test_classification_agrees_with_scikit_learn(predictions, references):
+    scores = compute("accuracy_f1", predictions, references)
+    accuracy, f1 = sklearn.accuracy_score(references, predictions), sklearn.f1_score(references, predictions)
+    assert scores["accuracy"] == pytest.approx(100 * accuracy, abs=1e-9)
+    assert scores["f1"] == pytest.approx(100 * f1, abs=1e-9)
+    assert scores["accuracy_f1"] == pytest.approx(50 * (accuracy + f1), abs=1e-9)
+    assert compute("accuracy", predictions, references) == {"accuracy": scores["accuracy"]}
+    matthews = sklearn.matthews_corrcoef(references, predictions)
+    assert compute("matthews", predictions, references)["matthews"] == pytest.approx(100 * matthews, abs=1e-9)
+
+
+@pytest.mark.parametrize("rows", [3, 40, 1500])
+def test_correlations_agree_with_scipy_also_with_ties(rows):
+    references = np.round(RANDOM.uniform(0, 5, rows), 1)
+    predictions = np.round(references + RANDOM.normal(0, 1, rows), 1).astype(np.float32).tolist()
+    scores = compute("pearson_spearman", predictions, references.tolist())
+    pearson = stats.pearsonr(predictions, references).statistic
+    spearman = stats.spearmanr(predictions, references).statistic
+    assert scores["pearson"] == pytest.approx(100 * pearson, abs=1e-9)
+    assert scores["spearman"] == pytest.approx(100 * spearman, abs=1e-9)
+    assert scores["pearson_spearman"] == pytest.approx(50 * (pearson + spearman), abs=1e-9)
+
+
+def test_cases_worked_by_hand():
+    # Two true positives, one false positive, one false negative, no true negative.
+    assert compute("accuracy_f1", [1, 1, 1, 0], [1, 1, 0, 1]) == pytest.approx(
+        {"accuracy": 50.0, "f1": 100 * 4 / 6, "accuracy_f1": (50 + 100 * 4 / 6) / 2}
+    )
+    # (tp * tn - fp * fn) / sqrt(...) = (0 - 1) / sqrt(3 * 3 * 1 * 1)
+    assert compute("matthews", [1, 1, 1, 0], [1, 1, 0, 1])["matthews"] == pytest.approx(-100 / 3)
+    assert compute("pearson_spearman", [1.0, 2.0, 9.0], [1.0, 2.0, 3.0])["spearman"] == pytest.approx(100.0)
+    assert compute("accuracy", [2, 1, 0], [2, 2, 0])["accuracy"] == pytest.approx(200 / 3)
+
+
+@pytest.mark.parametrize(
+    ("metric", "predictions", "references", "zero"),
+    [
+        ("matthews", [1, 1, 1], [1, 0, 1], "matthews"),
+        ("matthews", [1, 0, 1], [1, 1, 1], "matthews"),
+        ("accuracy_f1", [0, 0], [0, 0], "f1"),
+        ("pearson_spearman", [0.1, 0.1, 0.1], [1.0, 2.0, 3.0], "pearson_spearman"),
+        ("pearson_spearman", [float("nan"), 1.0], [1.0, 2.0], "pearson_spearman"),
+        ("pearson_spearman", [float("inf"), 1.0], [1.0, 2.0], "spearman"),
+        ("pearson_spearman", [2.0], [1.0], "pearson"),
+        ("rouge", ["", ""], ["a cat", "a dog"], "rougeLsum_newline"),
+    ],
+)
+def test_what_is_not_defined_is_zero(metric, predictions, references, zero):
+    scores = compute(metric, predictions, references)
+    assert scores[zero] == 0.0
+    assert all(math.isfinite(score) for score in scores.values())
+
+
+def test_rouge_agrees_with_rouge_score():
+    words = "the cat cats sat sitting on a mat near dogs and slept .".split()
+    rng = random.Random(0)
+    texts = [" ".join(rng.choices(words, k=rng.randint(1, 20))) for _ in range(60)]
+    predictions, references = [text.replace(". ", ".\n") for text in texts[:30]], texts[30:]
+    names = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
+    scorer = rouge_scorer.RougeScorer(names, use_stemmer=True)
+    scores = compute("rouge", predictions, references)
+    for name in names:
+        rows = [scorer.score(r, p)[name].fmeasure for r, p in zip(references, predictions, strict=True)]
+        assert scores[name.replace("Lsum", "Lsum_newline")] == pytest.approx(100 * sum(rows) / len(rows), abs=1e-9)
+
+
+def test_rouge_worked_by_hand():
+    scores = compute("rouge", ["the cats sat"], ["the cat sat down"])
+    # Stemmed, 3 of 3 and of 4 words match, and 2 of 2 and of 3 pairs; F = 2 * matches / (3 + 4), (2 + 3).
+    assert scores == pytest.approx({"rouge1": 600 / 7, "rouge2": 80.0, "rougeL": 600 / 7, "rougeLsum_newline": 600 / 7})
+    # Line breaks alone separate sentences: their order matters for rougeL only.
+    swapped = compute("rouge", ["dogs slept\nthe cat sat"], ["the cat sat\ndogs slept"])
+    assert swapped["rougeLsum_newline"] == pytest.approx(100.0)
+    assert swapped["rougeL"] == pytest.approx(60.0)
+
+
+def test_names_and_scores_are_those_of_the_schema():
+    assert CLASSES.keys() == METRICS.keys() == SAMPLES.keys()
+    for metric, sample in SAMPLES.items():
+        assert tuple(compute(metric, *sample)) == METRICS[metric]
+
+
+def test_bad_calls_are_refused():
+    with pytest.raises(ConfigError, match="unknown metric 'matthew'. Did you mean matthews"):
+        compute("matthew", [1], [1])
+    with pytest.raises(ValueError, match="2 predictions for 1 references"):
+        compute("accuracy", [1, 0], [1])
+    with pytest.raises(ValueError, match="0 predictions"):
+        compute("accuracy", [], [])
+
+
+def test_nothing_is_left_behind(tmp_path, monkeypatch):
+    home, temporary = tmp_path / "home", tmp_path / "tmp"
+    home.mkdir()
+    temporary.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", str(home / "metrics"))
+    np.random.seed(3)
+    torch.manual_seed(3)
+    before = (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    for metric, sample in SAMPLES.items():
+        compute(metric, *sample)
+    assert sorted(tmp_path.rglob("*")) == [home, temporary]
+    assert (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before

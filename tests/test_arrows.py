@@ -1,0 +1,93 @@
+"""The direction of imports, drawn from the sources: an arrow that is not drawn here fails."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ARROWS = {
+    "errors": set(),
+    "paths": set(),
+    "atomic": set(),
+    "config": {"errors"},
+    "identity": {"config"},
+    "device": {"errors", "provenance"},
+    "record": {"atomic", "errors"},
+    "claim": {"atomic", "errors"},
+    "provenance": {"paths", "record"},
+    "publish": {"atomic", "errors", "evaluate", "identity", "record"},
+    "progress": {"record"},
+    "recipe": {"errors", "paths"},
+    "compose": {"config", "errors", "paths", "recipe"},
+    "task": {"config", "errors", "hub", "paths", "rows"},
+    "rows": {"errors"},
+    "metrics": {"errors"},
+    "data": {"errors", "task"},
+    "hub": {"config", "errors", "rows", "task"},
+    "snapshot": {"errors"},
+    "model": {"config", "errors", "identity", "paths", "snapshot", "task"},
+    "budget": {"config", "errors", "model"},
+    "cost": set(),
+    "losses": set(),
+    "optimizer": {"config"},
+    "feed": {"config", "data", "errors"},
+    "monitor": {"errors"},
+    "train": {"config", "data", "errors", "feed", "losses", "monitor", "optimizer"},
+    "evaluate": {"config", "data", "metrics"},
+    "run": {
+        "budget", "claim", "config", "cost", "data", "device", "evaluate", "identity", "model", "progress",
+        "provenance", "publish", "record", "task", "train",
+    },
+    "sweep": {"compose", "config", "device", "errors", "progress", "provenance", "record", "run"},
+    "stats": set(),
+    "itemwise": {"stats"},
+    "table": {"errors", "identity", "paths", "provenance", "record", "stats"},
+    "__main__": {"compose", "errors", "paths", "sweep"},
+}  # fmt: skip
+OF_METHODS = {"hooks", "attention"}
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of ours that a file imports, as dotted names."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            packages = node.module in ("harness", "methods")
+            found |= {f"{node.module}.{name.name}" for name in node.names} if packages else {node.module}
+    return {name for name in found if name.split(".")[0] in ("harness", "methods", "scripts", "tests")}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "harness").glob("*.py")), ids=lambda path: path.stem)
+def test_the_harness_imports_along_the_arrows(path):
+    if path.stem == "__init__":
+        assert not imported(path)
+        return
+    assert path.stem in ARROWS, f"harness/{path.name} is new: draw its arrows here and in harness/__init__.py"
+    for name in imported(path):
+        package, _, module = name.partition(".")
+        allowed = OF_METHODS if package == "methods" else ARROWS[path.stem]
+        assert package in ("harness", "methods"), f"{path.stem} imports {name}"
+        assert module.split(".")[0] in allowed, f"{path.stem} -> {name} is not drawn"
+
+
+def test_methods_know_nothing_of_the_harness():
+    for path in (ROOT / "methods").rglob("*.py"):
+        foreign = {name for name in imported(path) if not name.startswith("methods")}
+        assert not foreign, f"{path} imports {foreign}"
+        text = path.read_text()
+        assert "hydra" not in text.lower() or "import hydra" not in text
+        assert "import omegaconf" not in text and "from omegaconf" not in text
+
+
+def test_there_is_no_cycle():
+    done: set[str] = set()
+    waiting = dict(ARROWS)
+    while waiting:
+        free = [name for name, needs in waiting.items() if needs <= done]
+        assert free, f"a cycle among {sorted(waiting)}"
+        for name in free:
+            done.add(name)
+            del waiting[name]
