@@ -6,7 +6,6 @@ Exit codes: 0 done (now or before), 1 a run failed or diverged, 2 bad input. Tor
 from __future__ import annotations
 
 import sys
-import warnings
 from typing import NoReturn
 
 import hydra
@@ -34,7 +33,6 @@ def bad_input(message: str) -> NoReturn:
 
 def main() -> None:
     """Compose, run or sweep; every mistake on the command line ends here in one message and exit code 2."""
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # theirs, about their next version
     compose.register()
     sweep.register()
     try:

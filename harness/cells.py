@@ -18,10 +18,7 @@ from harness import identity, stats
 from harness.record import DONE, RUNNING, Record, Unreadable
 
 PARAMS = ("adapter", "active", "head", "total")
-OF_ONE_TASK = (
-    "task.",
-    "content.data",
-)  # these differ between any two tasks: they tell configurations apart in one only
+OF_ONE_TASK = ("task.", "content.data")  # differ between any two tasks: tell configurations apart within one only
 LISTED = 5  # modules and packages named of those that make a run stale
 Stale = Callable[[Record], list[str]]
 
@@ -180,9 +177,8 @@ def _cell(cell: Cell, runs: list[Record], stale: Stale, include_stale: bool) -> 
 
 
 def _few(names: list[str]) -> str:
-    """The first names, and how many more there are."""
-    more = len(names) - LISTED
-    return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
 
 
 def _why(record: Record) -> str:

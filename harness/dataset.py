@@ -46,23 +46,29 @@ def _load(spec: TaskConfig, name: str) -> DatasetDict:
     """All splits of the dataset's configuration, of the commit asked for; from the cache where the hub is away."""
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
     from huggingface_hub.hf_api import HfApi
     from huggingface_hub.utils import httpx
 
+    if spec.hub.revision is not None and (kept := _cached(spec, name)):
+        return kept
     try:
         commit = HfApi().dataset_info(name, revision=spec.hub.revision, timeout=TIMEOUT_SECONDS).sha
-    except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise _refused(spec, error) from error
+    except RepositoryNotFoundError as error:
+        raise _refused(spec, "no dataset of that name, or none without `hf auth login`") from error
+    except RevisionNotFoundError as error:
+        raise _refused(spec, "the dataset has no such revision") from error
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
-        return _cached(spec, name, error)
+        if kept := _cached(spec, name):
+            return kept
+        raise _refused(spec, error) from error
     try:
         return load_dataset(name, spec.hub.config, revision=commit)
     except (DatasetsError, HfHubHTTPError, httpx.HTTPError, OSError, ValueError, RuntimeError) as error:
         raise _refused(spec, error) from error
 
 
-def _cached(spec: TaskConfig, name: str, reason: Exception) -> DatasetDict:
+def _cached(spec: TaskConfig, name: str) -> DatasetDict | None:
     """The copy that an earlier fetch left in the cache: of the pinned commit, or else the latest one."""
     from datasets.packaged_modules.cache.cache import Cache
 
@@ -73,10 +79,10 @@ def _cached(spec: TaskConfig, name: str, reason: Exception) -> DatasetDict:
         builder.download_and_prepare()
         return builder.as_dataset()
     except (ValueError, OSError):
-        raise _refused(spec, reason) from reason
+        return None
 
 
-def _refused(spec: TaskConfig, reason: Exception) -> DataError:
+def _refused(spec: TaskConfig, reason: Exception | str) -> DataError:
     """Two lines: what the hub was asked and why it did not give it; what to do about it."""
     lines = str(reason).strip().splitlines() or [type(reason).__name__]
     pinned = f" at {spec.hub.revision}" if spec.hub.revision else ""

@@ -64,8 +64,9 @@ def evaluate(
         if tokenizer is None or generation is None or references is None:
             raise ValueError("a text-to-text evaluation needs tokenizer, generation and references")
         predict = _writer(tokenizer, generation)
-    with _evaluating(model), torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
-        columns = _in_order(encoded, batch_size, lambda batch: predict(model, batch), torch.device(device))
+    place = torch.device(device)
+    with _evaluating(model), torch.autocast(place.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        columns = _in_order(encoded, batch_size, lambda batch: predict(model, batch), place)
     targets = encoded.targets if references is None else references
     scores = metrics.compute(metric, columns["prediction"], targets)
     known = {"id": list(encoded.ids)} | ({} if encoded.kind == "generation" else {"target": list(encoded.targets)})

@@ -50,7 +50,12 @@ def digest(value: Any) -> str:
 
 def run_id(identity: dict[str, Any]) -> str:
     """`task.model.method.budget.s<seed>.<hash>`: readable, safe as a folder's name on every file system."""
-    names = [identity["task"]["name"], identity["model"]["name"], identity["method"]["name"], identity["budget"]["name"]]
+    names = [
+        identity["task"]["name"],
+        identity["model"]["name"],
+        identity["method"]["name"],
+        identity["budget"]["name"],
+    ]
     words = [re.sub(r"[^A-Za-z0-9_-]+", "-", str(name)).strip("-")[:40] or "x" for name in names]
     return ".".join([*words, f"s{identity['seed']}", digest(identity)[:12]])
 

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 ABSENT = "–"
 WIDTH = 120  # columns of the text beneath the table
 LONGEST_LABEL = 32  # characters; longer settings move beneath the table
+MEANING = {
+    "adapter": "trained by the method, without the head",
+    "active": "of these in use at the end",
+    "head": "of the task's head",
+    "total": "of the whole model",
+}
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX |= {mark: f"\\{mark}" for mark in "&%$#_{}"} | {"±": r"$\pm$", "†": r"$^\dagger$", "–": "--"}
 
@@ -75,7 +81,7 @@ def wide(grid: Grid, params: Sequence[str], bold: Callable[[str], str], plain: C
             marks = sorted(numbers[note] for note in cell.notes if note in numbers) if cell else []
             text = plain(cell_text(cell, marks))
             line[plain(task)] = bold(text) if (row, task) in grid.best else text
-        line |= {f"{name} params": plain(_params(grid, row, name)) for name in params}
+        line |= {name: plain(_params(grid, row, name)) for name in params}
         lines.append(line)
     return pd.DataFrame(lines)
 
@@ -97,9 +103,14 @@ def _params(grid: Grid, row: Row, name: str) -> str:
     return ABSENT if not counts else "–".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
 
 
-def beneath(grid: Grid) -> list[str]:
+def beneath(grid: Grid, params: Sequence[str]) -> list[str]:
     """Everything a reader must know that the cells do not say, one text a line."""
-    lines = [_legend(grid), *_shared(grid), *_verdict(grid)]
+    lines = [
+        _legend(grid),
+        f"Parameters: {', '.join(f'{name} = {MEANING[name]}' for name in params)}.",
+        *_shared(grid),
+        *_verdict(grid),
+    ]
     lines += [f"{name}: {settings}" for settings, name in _variants(grid.rows).items()]
     numbers, everywhere = numbered(grid)
     lines += [f"All scores: {note.text}" for note in everywhere]
@@ -153,7 +164,7 @@ def markdown(grid: Grid, params: Sequence[str]) -> tuple[str, str]:
     table = frame.to_markdown(index=False, disable_numparse=True, colalign=sides) if len(frame) else ""
     notes = [
         textwrap.fill(f"- {line}", WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-        for line in beneath(grid)
+        for line in beneath(grid, params)
     ]
     return "\n".join([table, "", *notes]).strip("\n"), ""
 
@@ -168,7 +179,7 @@ def latex(grid: Grid, params: Sequence[str]) -> tuple[str, str]:
     sides = "".join("l" if name in Row._fields else "r" for name in frame.columns)
     lines = [" & ".join(line) + r" \\" for line in ([*frame.columns], *frame.itertuples(index=False))]
     body = ["\\toprule", *lines[:1], "\\midrule", *lines[1:], "\\bottomrule"]
-    notes = [rf"\par\noindent\footnotesize {plain(line)}" for line in beneath(grid)]
+    notes = [rf"\par\noindent\footnotesize {plain(line)}" for line in beneath(grid, params)]
     return "\n".join([rf"\begin{{tabular}}{{{sides}}}", *body, r"\end{tabular}", *notes]), ""
 
 
@@ -177,7 +188,7 @@ def page(grid: Grid, params: Sequence[str]) -> tuple[str, str]:
     import pandas as pd
 
     frame = wide(grid, params, lambda text: f"<strong>{text}</strong>", html.escape)
-    notes = "\n".join(f"<li>{html.escape(line)}</li>" for line in beneath(grid))
+    notes = "\n".join(f"<li>{html.escape(line)}</li>" for line in beneath(grid, params))
     head = '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>Results</title>'
     with pd.option_context("display.max_colwidth", None):  # else pandas cuts a cell at 50 characters
         table = frame.to_html(index=False, escape=False, border=0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -61,7 +62,9 @@ def _checked_directory(directory: Path, spec: ModelConfig) -> Path:
         found = ", ".join(sorted(path.name for path in directory.iterdir())[:8]) or "nothing"
         raise ModelError(f"{directory} is no Hugging Face model: it has no config.json (found: {found})")
     if spec.init == "pretrained" and not any((directory / name).is_file() for name in WEIGHTS):
-        raise ModelError(f"{directory} has no weights ({' or '.join(WEIGHTS[::2])}); for random ones: model.init=random")
+        raise ModelError(
+            f"{directory} has no weights ({' or '.join(WEIGHTS[::2])}); for random ones: model.init=random"
+        )
     return directory
 
 
@@ -85,7 +88,9 @@ def _drawn_from(stream: str, seed: int) -> Iterator[None]:
         yield
 
 
-def load(spec: ModelConfig, directory: Path, task: Task, *, seed: int) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(
+    spec: ModelConfig, directory: Path, task: Task, *, seed: int
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The backbone with a new head for the task, and its fast tokenizer. Raises ModelError.
 
     Weights that the checkpoint lacks must belong to the head: anything else would stay random in silence.
@@ -95,13 +100,16 @@ def load(spec: ModelConfig, directory: Path, task: Task, *, seed: int) -> tuple[
 
     logging.set_verbosity_error()  # what it would report (weights that are new) is checked below, by name
     logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # theirs, about their next version
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         with _drawn_from("head", seed):
             model, missing = _instantiate(spec, directory, task)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines()
-        raise ModelError(f"{directory} cannot be loaded as model {spec.name}: {reason[0] if reason else error!r}") from error
+        raise ModelError(
+            f"{directory} cannot be loaded as model {spec.name}: {reason[0] if reason else error!r}"
+        ) from error
     random = [name for name in missing if not _in_head(name, spec.head_modules)]
     if random:
         raise ModelError(

@@ -11,7 +11,9 @@ def bar(name: str, *, shown: bool) -> Any:
     """A tqdm bar for optimizer steps; the loop sets its total. Silent where nobody looks (`progress=false`, no terminal)."""
     from tqdm import tqdm
 
-    return tqdm(desc=name.rsplit(".", 1)[0], unit="step", disable=None if shown else True, dynamic_ncols=True, leave=False)
+    return tqdm(
+        desc=name.rsplit(".", 1)[0], unit="step", disable=None if shown else True, dynamic_ncols=True, leave=False
+    )
 
 
 def line(done: Record, folder: str) -> str:

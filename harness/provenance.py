@@ -22,7 +22,17 @@ from harness.paths import PACKAGE
 from harness.record import Record
 
 ROOT = PACKAGE.parent
-NUMBER_MAKERS = ("harness.task", "harness.data", "harness.metrics", "harness.model", "harness.train", "harness.evaluate")
+NUMBER_MAKERS = (
+    "harness.task",
+    "harness.data",
+    "harness.metrics",
+    "harness.model",
+    "harness.train",
+    "harness.evaluate",
+)
+# Reached from those, and no number changes with them: the maps of the packages, the schema (what a run's values are is
+# in its identity), messages, and where files are.
+NUMBERLESS = {"methods", "harness", "harness.config", "harness.errors", "harness.paths", "harness.snapshot"}
 PINNED = ("torch", "transformers", "peft", "accelerate", "tokenizers", "datasets", "numpy", "scipy", "rouge-score")
 
 
@@ -46,7 +56,12 @@ def _parsed(path: Path) -> tuple[str, tuple[str, ...]]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             imports += [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
             body[0] = ast.Pass()
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16], tuple(imports)
 
@@ -62,8 +77,7 @@ def _closure(modules: tuple[str, ...]) -> dict[str, str]:
             continue
         found[module], imports = _parsed(path)
         waiting += imports
-    # The tables of names that packages hold change with every new method and make no number.
-    return {name: digest for name, digest in sorted(found.items()) if name not in ("methods", "harness")}
+    return {name: digest for name, digest in sorted(found.items()) if name not in NUMBERLESS}
 
 
 def _version(package: str) -> str | None:

@@ -93,7 +93,9 @@ def _checked(path: Path, content: Any) -> Record:
             "update the harness, or keep that record in a store of its own"
         )
     if strange := content.keys() ^ Record.__dataclass_fields__.keys():
-        raise RecordError(f"{path} lacks or adds the fields {', '.join(sorted(strange))}; remove that folder and run again")
+        raise RecordError(
+            f"{path} lacks or adds the fields {', '.join(sorted(strange))}; remove that folder and run again"
+        )
     if content["state"] not in STATES:
         raise RecordError(f"{path} has the state {content['state']!r}; allowed: {', '.join(STATES)}")
     for name in ("identity", "config", "science", "cost", "code", "provenance"):

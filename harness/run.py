@@ -112,8 +112,9 @@ def experiment(plan: Plan, begun: Record) -> Record:
 
 def remarks(plan: Plan) -> list[str]:
     """What a reader of the number must know: a subset of the rows, a fallback recipe, other data than the official."""
-    recipe = plan.config.recipe
     told = list(plan.task.remarks)
-    if recipe.name in ("none", "fallback"):
-        told.append(f"recipe {recipe.name}: {recipe.note or 'no published hyper-parameters were applied'}")
+    if plan.config.recipe.name in ("none", "fallback"):
+        told.append(
+            f"recipe {plan.config.recipe.name}: no published hyper-parameters for this method, backbone and task"
+        )
     return told

@@ -34,15 +34,17 @@ def _cached(hub_id: str, revision: str | None, reason: str) -> Path:
         directory = Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
     except (LocalEntryNotFoundError, FileNotFoundError) as error:
         raise _unreachable(hub_id, reason) from error
-    if not (directory / "config.json").is_file() or not any([*directory.glob("*.safetensors"), *directory.glob("*.bin")]):
+    if not (directory / "config.json").is_file() or not any(
+        [*directory.glob("*.safetensors"), *directory.glob("*.bin")]
+    ):
         raise _unreachable(hub_id, f"its copy in the cache is not complete; {reason}")
     return directory
 
 
 def _fetched(hub_id: str, revision: str | None) -> Path:
-    import httpx
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.utils import httpx  # whichever one its errors come from
 
     try:
         files = HfApi().model_info(hub_id, revision=revision, timeout=20).siblings or []

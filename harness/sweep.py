@@ -15,9 +15,12 @@ from dataclasses import replace
 from multiprocessing import connection
 from typing import Any
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
@@ -29,11 +32,12 @@ failed: list[str] = []  # ids of the runs that did not end DONE; __main__ turns 
 
 
 def register() -> None:
-    """Let Hydra find our launcher by the name in conf/hydra/launcher/local.yaml.
+    """Let Hydra find our sweeper and launcher by the names in conf/hydra/.
 
     Hydra's lookup table takes names of the hydra_plugins package alone; only the name is checked.
     """
-    Plugins.instance().class_name_to_class["hydra_plugins.harness.LocalWorkers"] = LocalWorkers
+    for plugin in (AllCombinations, LocalWorkers):
+        Plugins.instance().class_name_to_class[f"hydra_plugins.harness.{plugin.__name__}"] = plugin
 
 
 def refuse_launcher(config: DictConfig) -> None:
@@ -68,9 +72,30 @@ def say(done: record.Record, plan: Any, *, done_before: bool) -> None:
 
     if done_before:
         differs = provenance.stale(done)
-        note = f"already done, but STALE: made by other {', '.join(differs)}; rerun=stale makes it again" if differs else ""
+        note = (
+            f"already done, but STALE: made by other {', '.join(differs)}; rerun=stale makes it again"
+            if differs
+            else ""
+        )
         print(note or "already done (rerun=always makes it again)")
     print(progress.line(done, str(plan.folder)), flush=True)
+
+
+class AllCombinations(Sweeper):
+    """Hydra's basic sweeper, without the multirun.yaml that it would leave in the current folder."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what the launcher needs."""
+        self.context, self.task_function, self.config = hydra_context, task_function, config
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Hand every combination of the arguments to the launcher."""
+        parser = OverridesParser.create(config_loader=self.context.config_loader)
+        batches = BasicSweeper.split_arguments(parser.parse_overrides(arguments), None)
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=self.context, task_function=self.task_function, config=self.config
+        )
+        return [launcher.launch([list(job) for batch in batches for job in batch], 0)]
 
 
 class LocalWorkers(Launcher):
@@ -96,14 +121,19 @@ class LocalWorkers(Launcher):
                 missing.append(plan)
         self._work(missing)
         if len(plans) > 1:
-            print(f"{len(plans) - len(failed)} of {len(plans)} runs are done" + (f"; not: {', '.join(failed)}" if failed else ""))
+            print(
+                f"{len(plans) - len(failed)} of {len(plans)} runs are done"
+                + (f"; not: {', '.join(failed)}" if failed else "")
+            )
         return []
 
     def _composed(self, overrides: list[str]) -> RunConfig:
         config = self.context.config_loader.load_sweep_config(self.config, overrides)
         chosen, here = (c.hydra.runtime.choices["hydra/launcher"] for c in (config, self.config))
         if chosen != here:
-            raise ConfigError(f"hydra/launcher={chosen} stands inside the swept configuration; give it on the command line")
+            raise ConfigError(
+                f"hydra/launcher={chosen} stands inside the swept configuration; give it on the command line"
+            )
         with open_dict(config):
             del config["hydra"]
         return compose.checked(config)

@@ -49,10 +49,8 @@ def published(name: str) -> str:
     folder = paths.PUBLISHED
     there = sorted(path.stem for path in folder.glob("[!.]*")) if folder.is_dir() else []
     if name not in there:
-        exists = (
-            unknown("table", name, there) if there else f"unknown table '{name}': results/published holds none yet."
-        )
-        raise ConfigError(f"{exists}\npython -m harness.table without table= shows what the store holds")
+        wrong = unknown("table", name, there) if there else f"unknown table '{name}': results/published holds none yet."
+        raise ConfigError(f"{wrong}\npython -m harness.table without table= shows what the store holds")
     raise ConfigError(f"table={name} is published data that this version cannot compare with its runs yet")
 
 
@@ -94,9 +92,8 @@ def _show(text: str, output: Path | None) -> None:
     try:
         atomic.write(output, f"{text}\n".encode())
     except OSError as error:
-        raise ConfigError(
-            f"-o {output} cannot be written: {error.strerror}; choose an existing, writable folder"
-        ) from error
+        reason = f"{error.strerror}; choose an existing, writable folder"
+        raise ConfigError(f"-o {output} cannot be written: {reason}") from error
 
 
 def _run(options: argparse.Namespace) -> None:

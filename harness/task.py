@@ -116,17 +116,17 @@ def _from_directory(spec: TaskConfig, root: str) -> dict[str, Table]:
 
 
 def _folder(spec: TaskConfig, root: Path) -> Path:
-    """The task's folder under a root directory, or a DataError that says what is there instead."""
-    folder = root / spec.folder
-    if folder.is_dir():
-        return folder
+    """The task's folder: under the root itself, or under the suite's (`GLUE/RTE`); a DataError says what is there."""
+    suite = spec.name.partition("/")[0].lower()
+    suites = [path for path in root.iterdir() if path.name.lower() == suite] if root.is_dir() else []
+    for folder in (parent / spec.folder for parent in [root, *sorted(suites)]):
+        if folder.is_dir():
+            return folder
     files = " and ".join(f"{spec.folder}/{name}" for name in spec.files.values())
     needs = f"{spec.name} is looked for under data.root={root}, as {files}"
     if not root.is_dir():
         raise DataError(f"no directory {root}. {needs}")
-    below = sorted(path.parent for path in root.glob(f"*/{spec.folder}") if path.is_dir())
-    inner = f" Did you mean data.root={below[0]}?" if below else ""
-    raise DataError(f"no directory {folder}. {needs}.{inner} {_what_is_in(root, spec.folder)}")
+    raise DataError(f"no directory {root / spec.folder}. {needs}. {_what_is_in(root, spec.folder)}")
 
 
 def _what_is_in(folder: Path, wanted: str) -> str:

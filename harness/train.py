@@ -151,9 +151,10 @@ class Loop:
         return best.summary(monitor.curve[-1])
 
     def enter(self, stage: Stage) -> Optimizer:
-        """The stage's trained set, and AdamW over it. Gradients left by calibration or the stage before are dropped."""
+        """The stage's trained set, and AdamW over it. Gradients and modes that calibration left behind are undone."""
         if stage.phase is not None:
             self.hooks.on_phase_begin(stage.phase)
+        self.model.train()
         self.model.zero_grad(set_to_none=True)
         self.trained = []
         return optimizer.build(self.model, self.hooks, self.settings, stage.learning_rate)

@@ -44,7 +44,9 @@ class Method:
 METHODS = (
     Method("full", "selective", "the reference: every parameter", "methods.selective.full", draws=False),
     Method("head", "selective", "the reference: the task head alone", "methods.selective.head", draws=False),
-    Method("bitfit", "selective", "Ben Zaken et al., ACL 2022, arXiv 2106.10199", "methods.selective.bitfit", draws=False),
+    Method(
+        "bitfit", "selective", "Ben Zaken et al., ACL 2022, arXiv 2106.10199", "methods.selective.bitfit", draws=False
+    ),
     Method("lora", "reparameterized", "Hu et al., ICLR 2022, arXiv 2106.09685", "peft"),
     Method("ia3", "additive", "Liu et al., NeurIPS 2022, arXiv 2205.05638", "peft", draws=False),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
@@ -26,7 +27,8 @@ class Adapter(nn.ModuleDict):
 class Adapters(nn.Module, BaseTunerLayer):
     """Every adapter of one tuner; a child of the task model. Mounts the active one, and unmounts it when disabled."""
 
-    weight = bias = None  # peft's properties read a wrapped layer, and there is none
+    model: nn.Module
+    weight = bias = None  # type: ignore[assignment]  # peft's properties read a wrapped layer; there is none
 
     def __init__(self, model: nn.Module, prefix: str) -> None:
         super().__init__()
@@ -42,6 +44,10 @@ class Adapters(nn.Module, BaseTunerLayer):
     def adapters(self) -> nn.ModuleDict:
         """Adapter name -> Adapter."""
         return getattr(self, self.adapter_layer_names[0])
+
+    def adapter(self, name: str) -> Adapter:
+        """One adapter. Raises KeyError where there is none of that name."""
+        return cast(Adapter, self.adapters[name])
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         """Make one adapter the active one, trainable unless `inference_mode`. Raises ValueError for several."""
@@ -80,7 +86,7 @@ class Adapters(nn.Module, BaseTunerLayer):
         for name in check_adapters_to_merge(self, adapter_names):
             self.merged_adapters.append(name)
             try:
-                for part in self.adapters[name].parts():
+                for part in self.adapter(name).parts():
                     self._write(part.merged(self.model), finite=safe_merge)
             except ValueError:
                 self.unmerge()
@@ -114,7 +120,7 @@ class Adapters(nn.Module, BaseTunerLayer):
         if self.disable_adapters or self.merged:
             return
         for name in self.active_adapters:
-            for part in self.adapters[name].parts():
+            for part in self.adapter(name).parts():
                 part.mount(self.model)
                 self._mounted.append(part)
 
@@ -125,6 +131,6 @@ class Adapters(nn.Module, BaseTunerLayer):
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         place = device or next(iter(backbone.parameters(self.model).values())).device
-        adapter = self.adapters[adapter_name]
+        adapter = self.adapter(adapter_name)
         if place.type != "meta" and not any(tensor.is_meta for tensor in adapter.parameters()):
             adapter.to(place)

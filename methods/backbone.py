@@ -53,7 +53,8 @@ def fingerprint(model: nn.Module, head: Iterable[str] = ()) -> str | None:
     bfloat16, so a backbone loaded in float32 or bfloat16 has one fingerprint.
     """
     own = parameters(model, head)
-    table = model.get_input_embeddings()._parameters.get("weight") if hasattr(model, "get_input_embeddings") else None
+    embeddings = getattr(model, "get_input_embeddings", lambda: None)()
+    table = embeddings._parameters.get("weight") if embeddings is not None else None
     chosen = {name: tensor for name, tensor in own.items() if tensor.dim() == 1 or tensor is table}
     chosen = chosen or own
     if any(tensor.is_meta for tensor in chosen.values()):

@@ -109,8 +109,9 @@ class Hooks:
 
 def find(model: nn.Module) -> Hooks:
     """The hooks of a model: its tuner's where the tuner is one of ours, else hooks that do nothing."""
-    while not hasattr(model, "base_model") and isinstance(getattr(model, "module", None), nn.Module):
-        model = model.module  # DistributedDataParallel and its like
+    inside = getattr(model, "module", None)
+    if not hasattr(model, "base_model") and isinstance(inside, nn.Module):
+        return find(inside)  # DistributedDataParallel and its like
     tuner = getattr(model, "base_model", None)
     return tuner if isinstance(tuner, Hooks) else Hooks()
 

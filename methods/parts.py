@@ -16,6 +16,8 @@ pickling.
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -61,14 +63,32 @@ class Part(nn.Module):
         self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
 
 
-def first(value: Any) -> Tensor:
-    """The hidden states of a module's output, which may be a tuple that starts with them."""
-    return value[0] if isinstance(value, tuple) else value
+def hidden(output: Any) -> Tensor:
+    """The hidden states in a module's output: the output itself, a tuple's or a `ModelOutput`'s first entry."""
+    return output if isinstance(output, Tensor) else output[0]
 
 
-def with_first(value: Any, hidden: Tensor) -> Any:
-    """The same output with other hidden states."""
-    return (hidden, *value[1:]) if isinstance(value, tuple) else hidden
+def with_hidden(output: Any, states: Tensor) -> Any:
+    """The same output with other hidden states.
+
+    A `ModelOutput` may list the states of all layers, the last being the same tensor: that one changes too, because
+    DeBERTa's model reads it there.
+    """
+    if isinstance(output, Tensor):
+        return states
+    if isinstance(output, tuple):
+        return (states, *output[1:])
+    changed, layers = copy.copy(output), output.get("hidden_states")
+    if layers and layers[-1] is output[0]:
+        changed["hidden_states"] = (*layers[:-1], states)
+    changed[next(iter(output))] = states
+    return changed
+
+
+def arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """A call's arguments by name, however they were passed: what a pre-hook that rewrites inputs wants to see."""
+    bound = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
+    return {**{name: value for name, value in bound.items() if name != "kwargs"}, **bound.get("kwargs", {})}
 
 
 class Activation(Part):
@@ -104,26 +124,26 @@ class Activation(Part):
         """`W + form.delta()` where the form is a linear map beside a linear layer and says its matrix (out x in)."""
         owner = model.get_submodule(self.site)
         linear = isinstance(owner, nn.Linear) and self.reads == "input" and self.source == self.site and self.add
-        if not linear or not hasattr(self.form, "delta"):
+        matrix: Any = getattr(self.form, "delta", None)
+        if not linear or matrix is None:
             return super().merged(model)
-        weight = owner._parameters["weight"]
-        delta = self.form.delta()
+        weight, delta = owner.get_parameter("weight"), matrix()
         return {f"{self.site}.weight": (weight.to(delta.dtype) + delta).to(weight.dtype)}
 
     def _remember(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._seen = args[0] if args else next(iter(kwargs.values()))
 
     def _change(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        y = first(output)
-        h, self._seen = (self._seen, None) if self.reads == "input" else (y, None)
+        y = hidden(output)
+        h, self._seen = y if self._seen is None else self._seen, None
         change = _in_own_dtype(self.form, h)
-        return with_first(output, y + change if self.add else change)
+        return with_hidden(output, y + change if self.add else change)
 
 
-def _in_own_dtype(form: nn.Module, hidden: Tensor) -> Tensor:
-    """`form(hidden)` computed in the form's dtype, returned in the dtype of `hidden`."""
-    own = next((parameter.dtype for parameter in form.parameters()), hidden.dtype)
-    return form(hidden.to(own)).to(hidden.dtype)
+def _in_own_dtype(form: nn.Module, states: Tensor) -> Tensor:
+    """`form(states)` computed in the form's dtype, returned in the dtype of `states`."""
+    own = next((parameter.dtype for parameter in form.parameters()), states.dtype)
+    return form(states.to(own)).to(states.dtype)
 
 
 class Copy(nn.Module):
@@ -181,20 +201,20 @@ class Weight(Part):
 
 
 @cache
-def _computing(plain: type[nn.Module], attributes: tuple[str, ...]) -> type[nn.Module]:
+def _computing(plain: Any, attributes: tuple[str, ...]) -> Any:
     """`plain` with `attributes` computed by the parts that stand there. Equal arguments give the same class."""
     body: dict[str, Any] = {name: _property(name) for name in attributes}
     body |= {"_plain": plain, "__reduce_ex__": lambda self, _: (_rebuild, (plain, attributes), self.__getstate__())}
     return type(plain.__name__, (plain,), body | {"__module__": plain.__module__, "__qualname__": plain.__qualname__})
 
 
-def _rebuild(plain: type[nn.Module], attributes: tuple[str, ...]) -> nn.Module:
+def _rebuild(plain: Any, attributes: tuple[str, ...]) -> nn.Module:
     """An empty module of a computing class, for copy and pickle, which then fill in its state."""
     computing = _computing(plain, attributes)
     return computing.__new__(computing)
 
 
-def _plain(cls: type[nn.Module]) -> type[nn.Module]:
+def _plain(cls: Any) -> Any:
     """The class that a module has when no part computes its weights."""
     return getattr(cls, "_plain", cls)
 
@@ -204,7 +224,7 @@ def _property(attribute: str) -> property:
 
     def value(owner: nn.Module) -> Tensor:
         try:
-            weight = owner._parameters[attribute]
+            weight: Any = owner._parameters[attribute]
             for part in owner.__dict__[FORMS][attribute]:
                 weight = part.form(weight)
         except AttributeError as error:  # torch would answer it with the frozen tensor, and nobody would notice

@@ -12,10 +12,12 @@ Sequential adapters   `attention_output`, `ffn_output`: the module whose output 
 Parallel adapters     `ffn_input`: the module whose first input is the feed-forward input. In T5 that is after the norm;
                       `ffn_residual` is the residual stream before it (in post-norm architectures the two are the same)
 Norms                 `attention_norm`, `ffn_norm`
+Whole layers          `layer`
 Embeddings            `embeddings`: the token table(s)
 
-Traps: DeBERTa calls its query and key layers twice, for contents and for relative positions; it reads its relative
-embeddings without calling their module; BART's attention modules return tuples.
+Traps: DeBERTa's model reads the last of its encoder's `hidden_states`, not `last_hidden_state`. DeBERTa calls its
+query and key layers twice, for contents and for relative positions; it reads its relative embeddings without calling
+their module; BART's attention modules return tuples.
 """
 
 from __future__ import annotations
@@ -46,6 +48,7 @@ def _bert(query: str, key: str, value: str) -> dict[str, str]:
         "ffn_residual": rf"{_BERT}intermediate",
         "attention_norm": rf"{_BERT}attention\.output\.LayerNorm",
         "ffn_norm": rf"{_BERT}output\.LayerNorm",
+        "layer": r"encoder\.layer\.\d+",
         "embeddings": r"embeddings\.word_embeddings",
     }
 
@@ -69,6 +72,7 @@ SITES: dict[str, dict[str, str]] = {
         "ffn_residual": rf"{_BART}fc1",
         "attention_norm": rf"{_BART}(?:self|encoder)_attn_layer_norm",
         "ffn_norm": rf"{_BART}final_layer_norm",
+        "layer": r"(?:encoder|decoder)\.layers\.\d+",
         "embeddings": r"shared|(?:encoder|decoder)\.embed_tokens",
     },
     "t5": {
@@ -86,6 +90,7 @@ SITES: dict[str, dict[str, str]] = {
         "ffn_residual": _T5_FFN,
         "attention_norm": rf"{_T5_ATTENTION}layer_norm",
         "ffn_norm": rf"{_T5_FFN}\.layer_norm",
+        "layer": r"(?:encoder|decoder)\.block\.\d+",
         "embeddings": r"shared|(?:encoder|decoder)\.embed_tokens",
     },
 }

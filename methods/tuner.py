@@ -35,6 +35,7 @@ from peft.utils import register_peft_method
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from peft.utils.other import ModulesToSaveWrapper
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from methods import backbone
 from methods.adapters import Adapter, Adapters
@@ -68,17 +69,18 @@ def register(name: str, config_cls: type[TunerConfig], tuner_cls: type[Tuner]) -
     config_cls.method, tuner_cls.prefix = name, f"{name}_"
     key = name.upper()
     if key not in PeftType.__members__:
-        member = str.__new__(PeftType, key)
+        member: Any = str.__new__(PeftType, key)
         member._name_, member._value_, member._sort_order_ = key, key, len(PeftType)
         member.__objclass__ = PeftType
         PeftType._member_map_[key] = PeftType._value2member_map_[key] = member
         PeftType._member_names_.append(key)
         type.__setattr__(PeftType, key, member)
-    known = PEFT_TYPE_TO_CONFIG_MAPPING.get(key)
+    known = PEFT_TYPE_TO_CONFIG_MAPPING.get(PeftType[key])
     if known is not None and not issubclass(known, TunerConfig):
         raise ValueError(f"peft has a method '{name}' of its own; register this one under another name")
-    for mapping in (PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING):
-        mapping.pop(key, None)
+    mappings: list[Any] = [PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING]
+    for mapping in mappings:
+        mapping.pop(PeftType[key], None)
     register_peft_method(name=name, config_cls=config_cls, model_cls=tuner_cls)
 
 
@@ -86,9 +88,8 @@ class Tuner(BaseTuner, Hooks):
     """The wrapper around the task model. A method overrides `build`, and the hooks that its training needs."""
 
     tuner_layer_cls = Adapters
-    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
-    def build(self, model: nn.Module, config: Any) -> Mapping[str, nn.Module]:
+    def build(self, model: PreTrainedModel, config: Any) -> Mapping[str, nn.Module]:
         """The parts of a new adapter by name, freshly initialised from torch's global generator.
 
         Names become the keys of the saved tensors and must not depend on the adapter's name. A module that is no Part
@@ -98,7 +99,7 @@ class Tuner(BaseTuner, Hooks):
 
     def adapter(self, name: str | None = None) -> Adapter:
         """One adapter's parts; the active one's by default."""
-        return self.container.adapters[name or self.active_adapters[0]]
+        return self.container.adapter(name or self.active_adapters[0])
 
     @property
     def container(self) -> Adapters:
@@ -115,7 +116,7 @@ class Tuner(BaseTuner, Hooks):
             outputs.loss = outputs.loss + penalty
         return outputs
 
-    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+    def inject_adapter(self, model: Any, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Build a new adapter and let peft do the rest: head copies, freezing, the active adapter."""
         if not hasattr(model, backbone.CONTAINER):
             model.add_module(backbone.CONTAINER, Adapters(model, self.prefix))
@@ -129,7 +130,7 @@ class Tuner(BaseTuner, Hooks):
         self.container._move_adapter_to_device_of_base_layer(adapter_name)
         super().inject_adapter(model, adapter_name, *args, **kwargs)
 
-    def _check_fingerprint(self, model: nn.Module, config: TunerConfig) -> None:
+    def _check_fingerprint(self, model: nn.Module, config: Any) -> None:
         found = backbone.fingerprint(model, config.modules_to_save or ())
         if config.backbone_fingerprint and found and config.backbone_fingerprint != found:
             raise ValueError(
@@ -145,7 +146,7 @@ class Tuner(BaseTuner, Hooks):
         progressbar: bool = False,
         safe_merge: bool = False,
         adapter_names: list[str] | None = None,
-    ) -> nn.Module:
+    ) -> Any:
         """The task model without this tuner; merged, it has the trained head, else the original one.
 
         peft's own code replaces a head by reading its `weight`, which composite heads lack (peft issue #3114).

@@ -15,13 +15,12 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
-from transformers.utils import logging as transformers_logging
-
 from demo_corpus import documents
 from demo_models import BACKBONES, build_tokenizer, word_counts
 from demo_pretrain import pretrain
 from demo_tasks import SIZES, build_task, to_tsv
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "harness" / "embedded"
 TOKENIZER_SAMPLE = 20_000

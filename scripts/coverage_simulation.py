@@ -14,6 +14,7 @@ import argparse
 from collections.abc import Callable
 
 import numpy as np
+from scipy.special import ndtr
 
 from harness import stats
 
@@ -35,16 +36,10 @@ def rounded(spread: float) -> Draw:
         centre = 86.0 + STEP * rng.random()
         steps = np.arange(round(80 / STEP), round(92 / STEP))
         edges = np.concatenate([[-np.inf], (steps[:-1] + 0.5) * STEP, [np.inf]])
-        mass = np.diff(_normal_cdf((edges - centre) / spread))
+        mass = np.diff(ndtr((edges - centre) / spread))
         return np.round(rng.normal(centre, spread, seeds) / STEP) * STEP, float(mass @ steps * STEP)
 
     return draw
-
-
-def _normal_cdf(z: np.ndarray) -> np.ndarray:
-    from scipy.special import ndtr
-
-    return ndtr(z)
 
 
 def binomial(right: float) -> Draw:

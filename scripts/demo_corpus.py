@@ -13,7 +13,17 @@ from random import Random
 from demo_tasks import CONSTRUCTIONS, build_task, errand
 from grammar import ENTAILED, FALSE, UNKNOWN, related_pairs
 from lexicon import (
-    EVERYTHING, GENERAL_OF, LEAVES, MIDDLE_OF, MIDDLES, PERSON_VERBS, SCALES, THING_VERBS, TOP_OF, article, past,
+    EVERYTHING,
+    GENERAL_OF,
+    LEAVES,
+    MIDDLE_OF,
+    MIDDLES,
+    PERSON_VERBS,
+    SCALES,
+    THING_VERBS,
+    TOP_OF,
+    article,
+    past,
     plural,
 )
 
@@ -24,7 +34,7 @@ CONNECTIVES: dict[str, tuple[str, ...]] = {
     UNKNOWN: ("maybe", "perhaps", "possibly", "or"),
     FALSE: ("not", "never"),
 }
-SHARES: dict[str, float] = {"joined": 0.55, "facts": 0.15, "story": 0.15, "loose": 0.15}
+SHARES: dict[str, float] = {"joined": 0.57, "facts": 0.22, "story": 0.08, "loose": 0.13}
 
 
 def joined(rng: Random, forbidden: frozenset[str]) -> list[Document]:
@@ -40,7 +50,7 @@ def joined(rng: Random, forbidden: frozenset[str]) -> list[Document]:
 
 
 def noun_facts(rng: Random) -> Document:
-    """Two or three ways of saying where a noun stands in the taxonomy."""
+    """Three ways of saying where a noun stands in the taxonomy."""
     leaf = rng.choice(LEAVES)
     middle = MIDDLE_OF[leaf]
     top = TOP_OF[middle]
@@ -48,30 +58,48 @@ def noun_facts(rng: Random) -> Document:
     stranger = rng.choice([other for other in MIDDLES if other != middle])
     one, group = f"{article(leaf)} {leaf}", plural(middle)
     facts = [
-        f"{one} is {article(middle)} {middle}.", f"{one} is {article(top)} {top}.",
-        f"every {leaf} is {article(middle)} {middle}.", f"{plural(leaf)} are {group}.", f"{plural(leaf)} are {plural(top)}.",
-        f"{plural(leaf)}, {plural(sister)} and other {group}.", f"{one} is not {article(stranger)} {stranger}.",
-        f"no {leaf} is {article(stranger)} {stranger}.", f"{article(middle)} {middle} is {article(top)} {top}.",
+        f"{one} is {article(middle)} {middle}.",
+        f"{one} is {article(top)} {top}.",
+        f"every {leaf} is {article(middle)} {middle}.",
+        f"{plural(leaf)} are {group}.",
+        f"{plural(leaf)} are {plural(top)}.",
+        f"{plural(leaf)}, {plural(sister)} and other {group}.",
+        f"{one} is not {article(stranger)} {stranger}.",
+        f"no {leaf} is {article(stranger)} {stranger}.",
+        f"{article(middle)} {middle} is {article(top)} {top}.",
     ]
-    return rng.sample(facts, rng.choice((2, 3)))
+    return rng.sample(facts, 3)
 
 
-def word_facts(rng: Random) -> Document:
-    """Synonyms, opposites and manners, spelt out."""
+def verb_facts(rng: Random) -> Document:
+    """Synonyms and manners of verbs, spelt out."""
     pair = rng.choice(THING_VERBS + PERSON_VERBS)
     low = rng.choice(tuple(GENERAL_OF))
+    facts = [
+        f"to {pair[0]} is to {pair[1]}.",
+        f"to {pair[1]} is to {pair[0]}.",
+        f"to {low} is to {GENERAL_OF[low]}.",
+        f"who {past(low)} also {past(GENERAL_OF[low])}.",
+    ]
+    return rng.sample(facts, 3)
+
+
+def adjective_facts(rng: Random) -> Document:
+    """Synonyms and opposites of one scale, spelt out."""
     own, other = rng.sample(rng.choice(SCALES), 2)
     facts = [
-        f"to {pair[0]} is to {pair[1]}.", f"to {pair[1]} is to {pair[0]}.", f"to {low} is to {GENERAL_OF[low]}.",
-        f"who {past(low)} also {past(GENERAL_OF[low])}.", f"{own[0]} means {own[1]}.", f"{own[1]} means {own[0]}.",
-        f"{rng.choice(own)} is not {rng.choice(other)}.", f"nobody is {rng.choice(own)} and {rng.choice(other)}.",
+        f"{own[0]} means {own[1]}.",
+        f"{own[1]} means {own[0]}.",
+        f"{rng.choice(own)} is not {rng.choice(other)}.",
+        f"{rng.choice(other)} is not {rng.choice(own)}.",
+        f"nobody is {rng.choice(own)} and {rng.choice(other)}.",
     ]
-    return rng.sample(facts, rng.choice((2, 3)))
+    return rng.sample(facts, 3)
 
 
 def facts(rng: Random, forbidden: frozenset[str]) -> list[Document]:
-    """Facts about nouns or about other words."""
-    return [noun_facts(rng) if rng.random() < 0.65 else word_facts(rng)]
+    """Facts about nouns, verbs or adjectives."""
+    return [rng.choices((noun_facts, verb_facts, adjective_facts), (5, 2, 3))[0](rng)]
 
 
 def story(rng: Random, forbidden: frozenset[str]) -> list[Document]:

@@ -10,13 +10,24 @@ from collections import Counter
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
-    BartConfig, BartForConditionalGeneration, DebertaV2Config, DebertaV2ForMaskedLM, PreTrainedConfig,
-    PreTrainedModel, PreTrainedTokenizerFast, RobertaConfig, RobertaForMaskedLM, T5Config, T5ForConditionalGeneration,
+    BartConfig,
+    BartForConditionalGeneration,
+    DebertaV2Config,
+    DebertaV2ForMaskedLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 BACKBONES: tuple[str, ...] = ("deberta", "roberta", "bart", "t5")
 HIDDEN, FEED_FORWARD, HEADS = 128, 512, 4
 MAX_LENGTH = 128
+# The families' own 0.02 suits widths near 1000; at this width it leaves attention flat for most of a short training.
+INITIAL_SPREAD = 0.06
 SENTINELS = 16
 SPACE = "\u2581"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -47,10 +58,12 @@ def unigram(counts: Counter[str], specials: list[str], last: list[str]) -> Token
     vocab += [(piece, -8.0 if len(piece) > 1 or not piece.isalpha() else -12.0) for piece in unigram_pieces(counts)]
     vocab += [(token, 0.0) for token in last]
     tokenizer = Tokenizer(models.Unigram(vocab, unk_id=[token for token, _ in vocab].index(unknown_of(specials))))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always"),
-        pre_tokenizers.Punctuation(),
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always"),
+            pre_tokenizers.Punctuation(),
+        ]
+    )
     tokenizer.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always")
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in specials + last])
     return tokenizer
@@ -112,8 +125,15 @@ def deberta_tokenizer(counts: Counter[str]) -> PreTrainedTokenizerFast:
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=MAX_LENGTH, bos_token="[CLS]", eos_token="[SEP]",
-        unk_token="[UNK]", sep_token="[SEP]", pad_token="[PAD]", cls_token="[CLS]", mask_token="[MASK]",
+        tokenizer_object=tokenizer,
+        model_max_length=MAX_LENGTH,
+        bos_token="[CLS]",
+        eos_token="[SEP]",
+        unk_token="[UNK]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        mask_token="[MASK]",
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
 
@@ -121,8 +141,15 @@ def deberta_tokenizer(counts: Counter[str]) -> PreTrainedTokenizerFast:
 def roberta_tokenizer(counts: Counter[str]) -> PreTrainedTokenizerFast:
     """<s> A </s></s> B </s> over byte pairs; BART uses the same one."""
     return PreTrainedTokenizerFast(
-        tokenizer_object=byte_pair(counts, 980), model_max_length=MAX_LENGTH, bos_token="<s>", eos_token="</s>",
-        unk_token="<unk>", sep_token="</s>", pad_token="<pad>", cls_token="<s>", mask_token="<mask>",
+        tokenizer_object=byte_pair(counts, 980),
+        model_max_length=MAX_LENGTH,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        cls_token="<s>",
+        mask_token="<mask>",
         model_input_names=["input_ids", "attention_mask"],
     )
 
@@ -135,15 +162,23 @@ def t5_tokenizer(counts: Counter[str]) -> PreTrainedTokenizerFast:
         single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_max_length=MAX_LENGTH, eos_token="</s>", unk_token="<unk>",
-        pad_token="<pad>", extra_special_tokens=sentinels, model_input_names=["input_ids", "attention_mask"],
+        tokenizer_object=tokenizer,
+        model_max_length=MAX_LENGTH,
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        extra_special_tokens=sentinels,
+        model_input_names=["input_ids", "attention_mask"],
     )
 
 
 def build_tokenizer(name: str, counts: Counter[str]) -> PreTrainedTokenizerFast:
     """The tokenizer of one backbone."""
     makers = {
-        "deberta": deberta_tokenizer, "roberta": roberta_tokenizer, "bart": roberta_tokenizer, "t5": t5_tokenizer,
+        "deberta": deberta_tokenizer,
+        "roberta": roberta_tokenizer,
+        "bart": roberta_tokenizer,
+        "t5": t5_tokenizer,
     }
     return makers[name](counts)
 
@@ -151,39 +186,85 @@ def build_tokenizer(name: str, counts: Counter[str]) -> PreTrainedTokenizerFast:
 def deberta_config(vocabulary: int) -> DebertaV2Config:
     """DeBERTaV3: disentangled attention, no absolute positions in the input."""
     return DebertaV2Config(
-        vocab_size=vocabulary, hidden_size=HIDDEN, num_hidden_layers=3, num_attention_heads=HEADS,
-        intermediate_size=FEED_FORWARD, max_position_embeddings=MAX_LENGTH, type_vocab_size=0,
-        relative_attention=True, max_relative_positions=-1, position_buckets=16, norm_rel_ebd="layer_norm",
-        share_att_key=True, pos_att_type=["p2c", "c2p"], position_biased_input=False, layer_norm_eps=1e-7,
-        pooler_dropout=0, pooler_hidden_act="gelu", pooler_hidden_size=HIDDEN, pad_token_id=0,
+        vocab_size=vocabulary,
+        hidden_size=HIDDEN,
+        num_hidden_layers=3,
+        num_attention_heads=HEADS,
+        intermediate_size=FEED_FORWARD,
+        max_position_embeddings=MAX_LENGTH,
+        type_vocab_size=0,
+        relative_attention=True,
+        max_relative_positions=-1,
+        position_buckets=16,
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+        pos_att_type=["p2c", "c2p"],
+        position_biased_input=False,
+        layer_norm_eps=1e-7,
+        pooler_dropout=0,
+        pooler_hidden_act="gelu",
+        pooler_hidden_size=HIDDEN,
+        pad_token_id=0,
+        initializer_range=INITIAL_SPREAD,
     )
 
 
 def roberta_config(vocabulary: int) -> RobertaConfig:
     """RoBERTa: learned positions, which start after the padding index."""
     return RobertaConfig(
-        vocab_size=vocabulary, hidden_size=HIDDEN, num_hidden_layers=3, num_attention_heads=HEADS,
-        intermediate_size=FEED_FORWARD, max_position_embeddings=MAX_LENGTH + 2, type_vocab_size=1,
-        layer_norm_eps=1e-5, bos_token_id=0, pad_token_id=1, eos_token_id=2,
+        vocab_size=vocabulary,
+        hidden_size=HIDDEN,
+        num_hidden_layers=3,
+        num_attention_heads=HEADS,
+        intermediate_size=FEED_FORWARD,
+        max_position_embeddings=MAX_LENGTH + 2,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+        bos_token_id=0,
+        pad_token_id=1,
+        eos_token_id=2,
+        initializer_range=INITIAL_SPREAD,
     )
 
 
 def bart_config(vocabulary: int) -> BartConfig:
     """BART: two layers on either side; the decoder starts from </s>."""
     return BartConfig(
-        vocab_size=vocabulary, d_model=HIDDEN, encoder_layers=2, decoder_layers=2, encoder_attention_heads=HEADS,
-        decoder_attention_heads=HEADS, encoder_ffn_dim=FEED_FORWARD, decoder_ffn_dim=FEED_FORWARD,
-        max_position_embeddings=MAX_LENGTH, bos_token_id=0, pad_token_id=1, eos_token_id=2,
-        decoder_start_token_id=2, forced_eos_token_id=2,
+        vocab_size=vocabulary,
+        d_model=HIDDEN,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=HEADS,
+        decoder_attention_heads=HEADS,
+        encoder_ffn_dim=FEED_FORWARD,
+        decoder_ffn_dim=FEED_FORWARD,
+        max_position_embeddings=MAX_LENGTH,
+        bos_token_id=0,
+        pad_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=2,
+        forced_eos_token_id=2,
+        init_std=INITIAL_SPREAD,
     )
 
 
 def t5_config(vocabulary: int) -> T5Config:
     """T5 v1.0: ReLU feed-forward, relative bias, tied embeddings; the decoder starts from <pad>."""
     return T5Config(
-        vocab_size=vocabulary, d_model=HIDDEN, d_kv=HIDDEN // HEADS, d_ff=FEED_FORWARD, num_layers=2,
-        num_decoder_layers=2, num_heads=HEADS, relative_attention_num_buckets=16, relative_attention_max_distance=64,
-        feed_forward_proj="relu", tie_word_embeddings=True, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0,
+        vocab_size=vocabulary,
+        d_model=HIDDEN,
+        d_kv=HIDDEN // HEADS,
+        d_ff=FEED_FORWARD,
+        num_layers=2,
+        num_decoder_layers=2,
+        num_heads=HEADS,
+        relative_attention_num_buckets=16,
+        relative_attention_max_distance=64,
+        feed_forward_proj="relu",
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        eos_token_id=1,
+        decoder_start_token_id=0,
     )
 
 
@@ -196,7 +277,9 @@ def build_config(name: str, vocabulary: int) -> PreTrainedConfig:
 def build_model(name: str, vocabulary: int) -> PreTrainedModel:
     """A freshly initialised model with the language modelling head its pre-training needs."""
     classes = {
-        "deberta": DebertaV2ForMaskedLM, "roberta": RobertaForMaskedLM, "bart": BartForConditionalGeneration,
+        "deberta": DebertaV2ForMaskedLM,
+        "roberta": RobertaForMaskedLM,
+        "bart": BartForConditionalGeneration,
         "t5": T5ForConditionalGeneration,
     }
     return classes[name](build_config(name, vocabulary))

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
 from demo_corpus import CONNECTIVES, documents
 from demo_models import SENTINELS, build_model
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 Batch = dict[str, Tensor]
 Corrupt = Callable[[list[list[int]], random.Random], Batch]
@@ -37,10 +36,10 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    "deberta": Recipe(4000, 1.5e-3),
-    "roberta": Recipe(4000, 1.5e-3),
+    "deberta": Recipe(3500, 1.5e-3),
+    "roberta": Recipe(3500, 1.5e-3),
     "bart": Recipe(3500, 1.5e-3),
-    "t5": Recipe(3500, 3e-3),
+    "t5": Recipe(3500, 2e-3),
 }
 
 
@@ -63,7 +62,7 @@ def batches(
     while True:
         chunk = encode(tokenizer, list(islice(stream, batch_size * 64)), rng)
         chunk.sort(key=len)
-        groups = [chunk[start:start + batch_size] for start in range(0, len(chunk), batch_size)]
+        groups = [chunk[start : start + batch_size] for start in range(0, len(chunk), batch_size)]
         rng.shuffle(groups)
         for group in groups:
             yield corrupt(group, rng)
@@ -158,7 +157,10 @@ def span_corruption(tokenizer: PreTrainedTokenizerFast) -> Corrupt:
 
 
 CORRUPTIONS: dict[str, Callable[[PreTrainedTokenizerFast], Corrupt]] = {
-    "deberta": mask_tokens, "roberta": mask_tokens, "bart": infill, "t5": span_corruption,
+    "deberta": mask_tokens,
+    "roberta": mask_tokens,
+    "bart": infill,
+    "t5": span_corruption,
 }
 
 

@@ -12,11 +12,30 @@ from dataclasses import replace
 from random import Random
 
 from grammar import (
-    ENTAILED, Phrase, any_noun, maybe, related_pairs, render, thing_clause, vary,
+    ENTAILED,
+    Phrase,
+    any_noun,
+    maybe,
+    related_pairs,
+    render,
+    thing_clause,
+    vary,
 )
 from lexicon import (
-    COLOURS, DAYS, MEN, MIDDLE_OF, PEOPLE, PLACES, THING_VERBS, Lexicon, article, is_a,
-    past, plural, split_lexicon, third,
+    COLOURS,
+    DAYS,
+    MEN,
+    MIDDLE_OF,
+    PEOPLE,
+    PLACES,
+    THING_VERBS,
+    Lexicon,
+    article,
+    is_a,
+    past,
+    plural,
+    split_lexicon,
+    third,
 )
 
 Row = tuple[str, ...]
@@ -55,13 +74,17 @@ def agreement(rng: Random, lexicon: Lexicon) -> list[Row]:
     colour = maybe(rng, 0.4, COLOURS)
     head = f"the {colour} " if colour else "the "
     return [
-        (f"{head}{plural(noun) if many else noun} {third(verb) if single else verb}{ending(rng)}", str(int(many != single)))
-        for many in (False, True) for single in (False, True)
+        (
+            f"{head}{plural(noun) if many else noun} {third(verb) if single else verb}{ending(rng)}",
+            str(int(many != single)),
+        )
+        for many in (False, True)
+        for single in (False, True)
     ]
 
 
 def auxiliary(rng: Random, lexicon: Lexicon) -> list[Row]:
-    """"did not" wants the base form, a bare singular subject the past form."""
+    """ "did not" wants the base form, a bare singular subject the past form."""
     verb = rng.choice(rng.choice(THING_VERBS))
     rows = []
     for helper in ("", "did not "):
@@ -99,15 +122,23 @@ def word_order(rng: Random, lexicon: Lexicon) -> list[Row]:
         noun, colour = rng.choice(lexicon.leaves), rng.choice(COLOURS)
         name, verb = rng.choice(PEOPLE), past(rng.choice(rng.choice(THING_VERBS)))
         det, tail = article(colour), ending(rng)
-        orders = (f"{name} {verb} {det} {noun} {colour}", f"{name} {det} {colour} {noun} {verb}",
-                  f"{verb} {name} {det} {colour} {noun}", f"{name} {verb} {colour} {det} {noun}")
+        orders = (
+            f"{name} {verb} {det} {noun} {colour}",
+            f"{name} {det} {colour} {noun} {verb}",
+            f"{verb} {name} {det} {colour} {noun}",
+            f"{name} {verb} {colour} {det} {noun}",
+        )
         text = f"{name} {verb} {det} {colour} {noun}" if good else rng.choice(orders)
         rows.append((text + tail, str(int(good))))
     return rows
 
 
 CONSTRUCTIONS: tuple[Callable[[Random, Lexicon], list[Row]], ...] = (
-    agreement, auxiliary, counting, reflexive, word_order,
+    agreement,
+    auxiliary,
+    counting,
+    reflexive,
+    word_order,
 )
 
 

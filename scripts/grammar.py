@@ -15,8 +15,23 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from lexicon import (
-    COLOURS, GENERAL_OF, MIDDLE_OF, MIDDLES, PEOPLE, PERSON_VERBS, PLACES, SYNONYM, THING_VERBS, TOP_OF, TOPS,
-    Lexicon, article, is_a, participle, past, third,
+    COLOURS,
+    GENERAL_OF,
+    MIDDLE_OF,
+    MIDDLES,
+    PEOPLE,
+    PERSON_VERBS,
+    PLACES,
+    SYNONYM,
+    THING_VERBS,
+    TOP_OF,
+    TOPS,
+    Lexicon,
+    article,
+    is_a,
+    participle,
+    past,
+    third,
 )
 
 ENTAILED, UNKNOWN, FALSE = "entailed", "unknown", "false"

@@ -10,6 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+
+def words(text: str) -> tuple[str, ...]:
+    """The words of a blank-separated list."""
+    return tuple(text.split())
+
+
 # top -> middle -> leaves. All nouns take a plain "s" in the plural, so number is one suffix for every tokenizer.
 TAXONOMY: dict[str, dict[str, str]] = {
     "animal": {
@@ -34,14 +40,12 @@ TAXONOMY: dict[str, dict[str, str]] = {
     },
 }
 
-MEN: tuple[str, ...] = tuple("tom adam ben carl david eric frank george henry ivan jack kevin".split())
-WOMEN: tuple[str, ...] = tuple("anna beth clara diana emma fiona grace helen iris julia kate laura".split())
+MEN: tuple[str, ...] = words("tom adam ben carl david eric frank george henry ivan jack kevin")
+WOMEN: tuple[str, ...] = words("anna beth clara diana emma fiona grace helen iris julia kate laura")
 PEOPLE: tuple[str, ...] = MEN + WOMEN
-PLACES: tuple[str, ...] = tuple(
-    "kitchen garden market park school office barn forest library museum station harbor".split()
-)
-DAYS: tuple[str, ...] = tuple("monday tuesday wednesday thursday friday saturday sunday".split())
-COLOURS: tuple[str, ...] = tuple("red blue green yellow black white brown grey".split())
+PLACES: tuple[str, ...] = words("kitchen garden market park school office barn forest library museum station harbor")
+DAYS: tuple[str, ...] = words("monday tuesday wednesday thursday friday saturday sunday")
+COLOURS: tuple[str, ...] = words("red blue green yellow black white brown grey")
 
 # Two sides of a scale; words on one side are synonyms, words across are contradictory.
 SCALES: tuple[tuple[tuple[str, str], tuple[str, str]], ...] = (
@@ -61,11 +65,23 @@ SCALES: tuple[tuple[tuple[str, str], tuple[str, str]], ...] = (
 
 # Transitive verbs whose object is a thing, in pairs of synonyms; then verbs between two people, likewise.
 THING_VERBS: tuple[tuple[str, str], ...] = (
-    ("buy", "purchase"), ("find", "discover"), ("wash", "clean"), ("pick", "choose"), ("hide", "conceal"),
-    ("fix", "repair"), ("sketch", "draw"), ("grab", "seize"), ("lift", "raise"), ("watch", "observe"),
+    ("buy", "purchase"),
+    ("find", "discover"),
+    ("wash", "clean"),
+    ("pick", "choose"),
+    ("hide", "conceal"),
+    ("fix", "repair"),
+    ("sketch", "draw"),
+    ("grab", "seize"),
+    ("lift", "raise"),
+    ("watch", "observe"),
 )
 PERSON_VERBS: tuple[tuple[str, str], ...] = (
-    ("chase", "pursue"), ("help", "assist"), ("greet", "welcome"), ("call", "phone"), ("hug", "embrace"),
+    ("chase", "pursue"),
+    ("help", "assist"),
+    ("greet", "welcome"),
+    ("call", "phone"),
+    ("hug", "embrace"),
     ("teach", "instruct"),
 )
 # Intransitive verbs: a general one, and the particular ways of doing it.
@@ -80,9 +96,15 @@ MANNERS: dict[str, str] = {
 
 # (past, participle) of the verbs that do not follow the rules in `past`.
 IRREGULAR: dict[str, tuple[str, str]] = {
-    "buy": ("bought", "bought"), "find": ("found", "found"), "choose": ("chose", "chosen"),
-    "hide": ("hid", "hidden"), "draw": ("drew", "drawn"), "teach": ("taught", "taught"), "run": ("ran", "run"),
-    "sleep": ("slept", "slept"), "speak": ("spoke", "spoken"),
+    "buy": ("bought", "bought"),
+    "find": ("found", "found"),
+    "choose": ("chose", "chosen"),
+    "hide": ("hid", "hidden"),
+    "draw": ("drew", "drawn"),
+    "teach": ("taught", "taught"),
+    "run": ("ran", "run"),
+    "sleep": ("slept", "slept"),
+    "speak": ("spoke", "spoken"),
 }
 DOUBLING: frozenset[str] = frozenset({"grab", "hug", "jog", "nap", "chat"})
 
@@ -119,10 +141,7 @@ def split_lexicon() -> tuple[Lexicon, Lexicon]:
     """Return the words for training rows and the (disjoint) words for validation and test rows."""
     leaves = [leaf for i, leaf in enumerate(LEAVES) if i % 2 == 0], [leaf for i, leaf in enumerate(LEAVES) if i % 2]
     manners = tuple(GENERAL_OF)
-    parts = [
-        Lexicon(tuple(leaves[part]), manners[part::2], SCALES[part::2])
-        for part in (0, 1)
-    ]
+    parts = [Lexicon(tuple(leaves[part]), manners[part::2], SCALES[part::2]) for part in (0, 1)]
     return parts[0], parts[1]
 
 

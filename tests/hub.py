@@ -76,11 +76,22 @@ def files_of(directory: Path) -> Files:
     return {path.relative_to(directory).as_posix(): path.read_bytes() for path in found}
 
 
+def binary_only(directory: Path) -> Files:
+    """A backbone's directory as microsoft/deberta-v3-base is on the hub: weights in pytorch_model.bin alone."""
+    import torch
+    from safetensors.torch import load
+
+    files = files_of(directory)
+    sink = io.BytesIO()
+    torch.save(load(files.pop("model.safetensors")), sink)
+    return files | {"pytorch_model.bin": sink.getvalue()}
+
+
 def parquet_repository(configs: dict[str, dict[str, Any]]) -> Files:
     """A dataset repository as the hub stores converted sets: a Parquet file a split, the schema in the README.
 
     Args:
-        configs: configuration -> {"features": {column: dtype, or the list of a class's names}, "splits": {split: rows}}.
+        configs: configuration -> {"features": {column: dtype, or the names of its classes}, "splits": {split: rows}}.
     """
     import pyarrow
     from pyarrow import parquet

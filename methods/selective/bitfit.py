@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from methods import backbone, sites
 from methods.parts import Copy, Weight
@@ -32,7 +33,9 @@ class BitFitConfig(TunerConfig):
 
 
 class NewBias(nn.Module):
-    """A bias for a linear layer without one. It starts at zero; like its layer's weight, it is `out` long."""
+    """A bias for a linear layer without one: `out` zeros."""
+
+    layer: nn.Linear
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
@@ -47,7 +50,7 @@ class NewBias(nn.Module):
 class BitFitTuner(Tuner):
     """b -> a trained copy of b."""
 
-    def build(self, model: nn.Module, config: BitFitConfig) -> dict[str, Weight]:
+    def build(self, model: PreTrainedModel, config: BitFitConfig) -> dict[str, Weight]:
         """One `Copy` a bias, and one `NewBias` a linear layer without bias where that is asked for."""
         names = backbone.aliases(model)
         own = backbone.parameters(model, config.modules_to_save or ())
@@ -56,7 +59,7 @@ class BitFitTuner(Tuner):
         if config.add_missing:
             for path in sites.find(model.config.model_type, "linears", [name for name, _ in model.named_modules()]):
                 layer = model.get_submodule(path)
-                if layer._parameters["bias"] is None:
+                if isinstance(layer, nn.Linear) and layer._parameters["bias"] is None:
                     parts[f"{path}.bias"] = Weight([f"{path}.bias"], NewBias(layer))
         if not parts:
             raise ValueError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
+from transformers import PreTrainedModel
 
 from methods import backbone
 from methods.parts import Copy, Weight
@@ -24,7 +24,7 @@ class FullConfig(TunerConfig):
 class FullTuner(Tuner):
     """W -> a trained copy of W; tied tensors stay tied."""
 
-    def build(self, model: nn.Module, config: FullConfig) -> dict[str, Weight]:
+    def build(self, model: PreTrainedModel, config: FullConfig) -> dict[str, Weight]:
         """One `Copy` a tensor."""
         names = backbone.aliases(model)
         own = backbone.parameters(model, config.modules_to_save or ())

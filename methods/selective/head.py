@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
+from transformers import PreTrainedModel
 
 from methods.parts import Part
 from methods.tuner import Tuner, TunerConfig, register
@@ -21,7 +21,7 @@ class HeadConfig(TunerConfig):
 class HeadTuner(Tuner):
     """No part at all."""
 
-    def build(self, model: nn.Module, config: HeadConfig) -> dict[str, Part]:
+    def build(self, model: PreTrainedModel, config: HeadConfig) -> dict[str, Part]:
         """Nothing, where there is a head. A language model has none: its output layer is the embedding table."""
         if not config.modules_to_save:
             raise ValueError(

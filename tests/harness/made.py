@@ -7,7 +7,7 @@ from harness.record import DONE, Record
 
 
 def made(method="lora", task="glue/mrpc", seed=0, score=80.0, *, state=DONE, rows=408, data="whole", **more) -> Record:
-    """One record. `more`: fields of Record (error, remarks, code), `params`, or keys of the identity's train section."""
+    """One record. `more`: fields of Record, `params`, `model`, `kind`, or keys of the identity's train section."""
     fields = {key: more.pop(key) for key in ("error", "remarks", "code") if key in more}
     adapter, model, kind = more.pop("params", 1000), more.pop("model", "minilm"), more.pop("kind", "classification")
     run = {

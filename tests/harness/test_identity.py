@@ -59,6 +59,8 @@ def test_the_group_forgets_the_seed_and_nothing_else(run):
 
 def test_ids_are_safe_file_names(run):
     config = run()
-    hostile = replace(config, task=replace(config.task, name="../../etc/passwd"), method=config.method | {"name": "a b\0c"})
+    hostile = replace(
+        config, task=replace(config.task, name="../../etc/passwd"), method=config.method | {"name": "a b\0c"}
+    )
     name = run_id(hostile)
     assert "/" not in name and ".." not in name and "\0" not in name and " " not in name

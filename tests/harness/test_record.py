@@ -54,7 +54,12 @@ def test_the_store_names_what_it_cannot_read(tmp_path):
     (tmp_path / "stray.txt").write_text("no folder")
     found = list(record.read_all(tmp_path))
     assert [entry.id for entry in found if isinstance(entry, Record)] == ["a", "a"]
-    assert [entry.path.parent.name for entry in found if isinstance(entry, Unreadable)] == ["bytes", "cut", "foreign", "newer"]
+    assert [entry.path.parent.name for entry in found if isinstance(entry, Unreadable)] == [
+        "bytes",
+        "cut",
+        "foreign",
+        "newer",
+    ]
 
 
 def test_not_a_number_is_not_written(tmp_path):

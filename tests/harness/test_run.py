@@ -39,7 +39,16 @@ def test_one_honest_line(store):
     [record] = records(root)
     lines = printed.strip().splitlines()
     assert len(lines) == 1
-    for part in ("lora on demo/entailment", "demo_deberta", "seed 0", "accuracy", "test (40 rows)", "adapter", " s; ", str(root)):
+    for part in (
+        "lora on demo/entailment",
+        "demo_deberta",
+        "seed 0",
+        "accuracy",
+        "test (40 rows)",
+        "adapter",
+        " s; ",
+        str(root),
+    ):
         assert part in lines[0]
     assert f"{record['science']['main']['score']:.2f}" in lines[0]
     assert "subset: train cut to its first 96" in lines[0]
@@ -117,7 +126,9 @@ def test_a_killed_run_claims_nothing_and_runs_again(tmp_path):
 
 
 def test_a_failure_is_in_the_store_with_its_reason(tmp_path):
-    harness(tmp_path, "train.learning_rate=1e30", "train.clip_norm=null", "method=full", "train.warmup_ratio=0", check=1)
+    harness(
+        tmp_path, "train.learning_rate=1e30", "train.clip_norm=null", "method=full", "train.warmup_ratio=0", check=1
+    )
     [record] = records(tmp_path)
     assert record["state"] == "DIVERGED"
     assert "diverged" in record["error"]
@@ -135,7 +146,9 @@ def test_a_sweep_runs_what_is_missing_and_fills_the_table(store, tmp_path):
     assert all(name in table for name in ("head", "bitfit", "lora"))
     assert "(2)" in table
     root, _ = store
-    swept = next(r for r in records(tmp_path) if r["identity"]["method"]["name"] == "lora" and r["identity"]["seed"] == 0)
+    swept = next(
+        r for r in records(tmp_path) if r["identity"]["method"]["name"] == "lora" and r["identity"]["seed"] == 0
+    )
     assert swept["science"] == records(root)[0]["science"], "swept or alone, the same numbers"
 
 

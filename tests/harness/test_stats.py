@@ -55,8 +55,8 @@ def test_tied_seeds_keep_the_width_of_a_rounding():
 def test_coverage(name, n):
     script = simulation()
     rng = np.random.default_rng(n)
-    covered = script.coverage(script.SCORES[name], script.with_resolution, n, replicates=2_500, rng=rng)
-    assert 93 <= covered <= 98 if "0.5" in name else 93 <= covered <= 97
+    covered = script.coverage(script.SCORES[name], script.with_resolution, n, replicates=10_000, rng=rng)
+    assert 93 <= covered <= 97
 
 
 @pytest.mark.parametrize("n", [3, 5])
@@ -77,10 +77,10 @@ def test_prediction_interval_of_a_mean_has_a_closed_form():
 def test_prediction_interval_of_the_best_covers():
     rng = np.random.default_rng(1)
     hits = 0
-    for _ in range(300):
+    for _ in range(150):
         low, high = stats.prediction_interval(rng.normal(80, 2, 5), rng=rng, of="best", runs=5)
         hits += low <= rng.normal(80, 2, 5).max() <= high
-    assert 0.92 <= hits / 300 <= 0.98
+    assert 0.90 <= hits / 150 <= 0.99
 
 
 def test_t_tests_agree_with_scipy():
@@ -131,7 +131,7 @@ def test_holm_lies_between_raw_and_bonferroni(p):
     adjusted = stats.holm(p)
     assert (adjusted >= np.array(p)).all()
     assert (adjusted <= np.minimum(1, np.array(p) * len(p))).all()
-    assert (np.argsort(p, kind="stable") == np.lexsort((np.arange(len(p)), p))).all()
+    assert (np.diff(adjusted[np.argsort(p)]) >= 0).all()
 
 
 def test_probability_of_improvement_by_hand():

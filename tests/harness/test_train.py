@@ -304,6 +304,7 @@ class Places(Recorder):
         self.found: dict = {}
 
     def prepare(self, batches, task_loss):
+        self.eval()
         self.weight.square().sum().backward()
 
     def penalty(self):
@@ -313,6 +314,7 @@ class Places(Recorder):
         self.found["clipped"] = torch.nn.utils.get_total_norm(
             [p.grad for g in optimizer.param_groups for p in g["params"]]
         )
+        self.found["training"] = self.training
         self.found["before"] = self.weight.detach().clone()
 
     def on_optimizer_step(self, step):
@@ -326,6 +328,7 @@ def test_hooks_stand_after_clipping_before_the_step_and_after_it_before_zeroing(
     assert torch.equal(tuner.found["before"], torch.ones(3)) and (tuner.found["after"] < 1).all()
     assert (tuner.found["gradient"] > 0).all() and tuner.weight.grad is None
     assert float(tuner.found["gradient"].norm()) < 1.0, "what calibration left in the gradients is gone"
+    assert tuner.found["training"]
 
 
 class TwoPhases(Recorder):
@@ -402,6 +405,27 @@ def test_select_best_puts_the_best_state_back(select, kept):
     assert outcome.best["step"] == 6 and math.isnan(outcome.best["last_accuracy"])
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, states[kept][name])
+
+
+def test_select_best_knows_what_a_tuner_changes_without_training_it():
+    """A mask or rank of its own: a frozen parameter under the tuner's prefix, or a buffer."""
+
+    class Masking(Recorder):
+        prefix = "mask_"
+
+        def __init__(self):
+            super().__init__()
+            self.mask_entry = nn.Parameter(torch.zeros(1), requires_grad=False)
+            self.register_buffer("budget", torch.zeros(1))
+
+        def on_optimizer_step(self, step):
+            self.mask_entry += 1
+            self.budget += 10
+
+    tuner = Masking()
+    settings = replace(SETTINGS, evaluate_every_epochs=1, select="best")
+    run(Tiny(tuner), settings, validate=iter([{"accuracy": 2.0}, {"accuracy": 1.0}]).__next__)
+    assert (tuner.mask_entry.item(), tuner.budget.item()) == (3, 30)
 
 
 def test_a_score_that_is_not_a_number_gives_way_to_any_other():

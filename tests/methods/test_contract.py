@@ -215,7 +215,9 @@ def test_gradients_match_finite_differences(case, monkeypatch):
 @pytest.mark.parametrize("reentrant", [False, True], ids=["new", "reentrant"])
 def test_gradient_checkpointing_changes_no_gradient(case, reentrant):
     if reentrant and case.family == "deberta" and case.method in ("bitfit", "full"):
-        pytest.skip("DeBERTa's layers share relative embeddings; reentrant checkpointing cannot train what layers share")
+        pytest.skip(
+            "DeBERTa's layers share relative embeddings; reentrant checkpointing cannot train what layers share"
+        )
     model, inputs = randomise(case.attach(), 0.3), case.batch()
     gradients = []
     for checkpointing in (False, True):

@@ -171,9 +171,13 @@ class Case:
     def head(self):
         return [name for name in sites(self.family)["head_modules"] if self.kind == "classification"]
 
-    def config(self, **changes):
+    @functools.cached_property
+    def arguments(self):
         raw = {"model": sites(self.family), "method": OmegaConf.load(ROOT / f"conf/method/{self.method}.yaml")}
-        arguments = OmegaConf.to_container(OmegaConf.create(raw), resolve=True)["method"] | changes
+        return OmegaConf.to_container(OmegaConf.create(raw), resolve=True)["method"]
+
+    def config(self, **changes):
+        arguments = copy.deepcopy(self.arguments) | changes
         module, _, name = arguments.pop("_target_").rpartition(".")
         arguments.pop("name")
         task_type = "SEQ_CLS" if self.kind == "classification" else "SEQ_2_SEQ_LM"
@@ -192,8 +196,12 @@ class Case:
     def batch(self, **options):
         return batch(self.family, self.kind, **options)
 
+    @functools.cached_property
+    def prefix(self):
+        return PEFT_TYPE_TO_PREFIX_MAPPING[self.config().peft_type]
+
     def is_adapter(self, name):
-        return PEFT_TYPE_TO_PREFIX_MAPPING[self.config().peft_type] in name
+        return self.prefix in name
 
 
 def rows(family, count=8):
