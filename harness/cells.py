@@ -92,11 +92,11 @@ def gather(
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in usable:
         groups[identity.group(record.identity)].append(record)
-    labels = _labels({key: runs[0].identity for key, runs in groups.items()})
+    told = labels({key: runs[0].identity for key, runs in groups.items()})
     found = []
     for key, runs in groups.items():
         names = {part: str(runs[0].identity[part]["name"]) for part in ("model", "budget", "method", "task")}
-        row = Row(names["model"], names["budget"], names["method"], labels[key])
+        row = Row(names["model"], names["budget"], names["method"], told[key])
         found.append(_cell(Cell(row, names["task"]), runs, stale, include_stale))
     return sorted(found, key=lambda cell: (cell.row, cell.task)), remarks
 
@@ -162,7 +162,8 @@ def _cell(cell: Cell, runs: list[Record], stale: Stale, include_stale: bool) -> 
             cell.absent[record.state] += 1
             cell.remember(Note(_why(record)), record.id)
     old = {record.id: differs for record in done if (differs := stale(record))}
-    one_code = len({identity.digest(record.code) for record in done}) == 1
+    codes = {id(record.code): record.code for record in done}  # records of an index share equal ones
+    one_code = len({identity.digest(code) for code in codes.values()}) == 1
     shown = include_stale or (len(old) == len(done) and one_code)
     for record in done:
         if record.id in old:
@@ -221,7 +222,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, str]:
     return {key: text for part in parts for key, text in part.items()}
 
 
-def _labels(groups: dict[str, dict[str, Any]]) -> dict[str, str]:
+def labels(groups: dict[str, dict[str, Any]]) -> dict[str, str]:
     """Group -> what tells it from other configurations of its method, backbone and budget; "" where nothing does."""
     rows: dict[tuple[str, ...], dict[str, dict[str, str]]] = defaultdict(dict)
     for group, kept in groups.items():

@@ -64,10 +64,21 @@ def checked(config: DictConfig) -> RunConfig:
     if not whole.method["_target_"].startswith(("peft.", "methods.")):
         target = whole.method["_target_"]
         raise ConfigError(f"method._target_={target} is not allowed: it must be a configuration of peft or of methods")
+    whole.recipe.tags = _tags(whole)
     run = OmegaConf.to_object(whole)
     if not isinstance(run, RunConfig):
         raise ConfigError("the configuration is not a mapping of the schema's groups")
     return run
+
+
+def _tags(config: DictConfig) -> dict[str, str]:
+    """The recipe's tags, with those of values that the command line changed put right."""
+    tags = dict(config.recipe.tags)
+    run = {name: config[name].name for name in recipe.RUN} | {"variant": config.recipe.variant}
+    for key, value in recipe.values(run).items() if tags else ():
+        if key in tags and OmegaConf.select(config, key) != value:
+            tags[key] = "command line"
+    return tags
 
 
 def explain(error: BaseException) -> str:

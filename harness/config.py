@@ -9,111 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from harness.errors import ConfigError, unknown
+from harness.errors import ConfigError
+from harness.schema import ModelConfig, TaskConfig, at_least, one_of
 
-KINDS = ("classification", "regression", "generation")
-FAMILIES = ("deberta", "roberta", "bert", "bart", "t5")
-SPLITS = ("train", "validation", "test")
-# The scores that each metric of harness/metrics.py yields; here, since a wrong name must stop before heavy imports.
-METRICS = {
-    "accuracy": ("accuracy",),
-    "accuracy_f1": ("accuracy", "f1", "accuracy_f1"),
-    "matthews": ("matthews",),
-    "pearson_spearman": ("pearson", "spearman", "pearson_spearman"),
-    "rouge": ("rouge1", "rouge2", "rougeL", "rougeLsum_newline"),
-}
 ENCODER_DECODERS = ("bart", "t5")
-
-
-def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{key}: {unknown('value', str(value), allowed)}")
-
-
-def _at_least(key: str, value: float | None, bound: float) -> None:
-    if value is not None and not value >= bound:
-        raise ConfigError(f"{key}={value} is below {bound:g}, the smallest value allowed")
-
-
-@dataclass
-class ModelConfig:
-    """A backbone: where its weights are, what its parts are called, how it is loaded.
-
-    `path` wins over `hub_id`; `embedded:NAME` is a directory that travels with the package. `sites` maps a site's name
-    (`linears`, `query_value`, ...) to the regular expression of its module names, `head_modules` names the modules of
-    the task layer, which are trained and saved beside every adapter. `config` overrides entries of the model's own
-    configuration (`cls_dropout: 0.2`).
-    """
-
-    name: str
-    family: str
-    hub_id: str | None
-    revision: str | None
-    path: str | None
-    init: str
-    dtype: str
-    head_modules: list[str]
-    sites: dict[str, str]
-    config: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        _one_of("model.family", self.family, FAMILIES)
-        _one_of("model.init", self.init, ("pretrained", "random"))
-        _one_of("model.dtype", self.dtype, ("float32", "bfloat16"))
-
-
-@dataclass
-class HubData:
-    """Where a task lives on the hub: dataset id, configuration, pinned revision, split names (ours -> the hub's).
-
-    `text`, `text_pair` and `target` are the hub's column names, which may differ from the file's.
-    """
-
-    id: str | None
-    config: str | None
-    revision: str | None
-    splits: dict[str, str]
-    text: str
-    text_pair: str | None
-    target: str
-
-
-@dataclass
-class TaskConfig:
-    """A task: columns, labels, metric, which split selects a checkpoint and which one reports the score.
-
-    `text`, `text_pair` and `target` are column names of `files`, which lie in `folder` of a root directory; `columns`
-    gives names to files without a header. `labels` stand in the hub's order (RTE, QNLI: 0 = entailment); a file says
-    a label by its name or by its index in `labels`. `target_range` bounds a regression's scores: [lowest, highest].
-    `rows` are the official row counts of each split; another count is remarked on in the record. `skip_broken` leaves
-    out rows without all their columns or with an empty text, and counts them; otherwise such a row is an error.
-    """
-
-    name: str
-    kind: str
-    text: str
-    text_pair: str | None
-    target: str
-    labels: list[str]
-    target_range: list[float] | None
-    metric: str
-    score: str
-    selects: str
-    reports: str
-    folder: str
-    files: dict[str, str]
-    columns: list[str]
-    skip_broken: bool
-    hub: HubData
-    rows: dict[str, int]
-    root: str | None
-
-    def __post_init__(self) -> None:
-        _one_of("task.kind", self.kind, KINDS)
-        _one_of("task.selects", self.selects, SPLITS)
-        _one_of("task.reports", self.reports, SPLITS)
-        _one_of("task.metric", self.metric, tuple(METRICS))
-        _one_of("task.score", self.score, METRICS[self.metric])
+OPTIMIZERS = ("adamw", "paged_adamw", "adamw_hf")
 
 
 @dataclass
@@ -130,13 +30,19 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         for name in ("max_length_tokens", "max_target_tokens", "eval_batch_size", "max_train_rows", "max_eval_rows"):
-            _at_least(f"data.{name}", getattr(self, name), 1)
+            at_least(f"data.{name}", getattr(self, name), 1)
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """Where texts are cut, as `data.encode` takes it."""
+        return {"max_length_tokens": self.max_length_tokens, "max_target_tokens": self.max_target_tokens}
 
 
 @dataclass
 class TrainConfig:
     """The optimisation: AdamW, linear warm-up and decay, clipping, accumulation, checkpoint selection.
 
+    `optimizer` is torch's AdamW, the same with its state paged out of a full GPU, or transformers' former one.
     `max_steps` wins over `epochs`; of `warmup_steps` and `warmup_ratio` the first that is set wins.
     """
 
@@ -145,6 +51,7 @@ class TrainConfig:
     max_steps: int | None
     batch_size: int
     accumulation_steps: int
+    optimizer: str
     warmup_steps: int | None
     warmup_ratio: float
     schedule: str
@@ -159,18 +66,41 @@ class TrainConfig:
     evaluate_every_epochs: float | None
 
     def __post_init__(self) -> None:
-        _one_of("train.schedule", self.schedule, ("linear", "constant"))
-        _one_of("train.precision", self.precision, ("auto", "float32", "bfloat16"))
-        _one_of("train.select", self.select, ("last", "best"))
+        one_of("train.optimizer", self.optimizer, OPTIMIZERS)
+        one_of("train.schedule", self.schedule, ("linear", "constant"))
+        one_of("train.precision", self.precision, ("auto", "float32", "bfloat16"))
+        one_of("train.select", self.select, ("last", "best"))
         for name in ("batch_size", "accumulation_steps", "max_steps"):
-            _at_least(f"train.{name}", getattr(self, name), 1)
+            at_least(f"train.{name}", getattr(self, name), 1)
         for name in ("learning_rate", "epochs", "weight_decay", "warmup_steps", "warmup_ratio", "clip_norm"):
-            _at_least(f"train.{name}", getattr(self, name), 0)
+            at_least(f"train.{name}", getattr(self, name), 0)
         if self.batch_size % self.accumulation_steps:
             raise ConfigError(
                 f"train.batch_size={self.batch_size} cannot be split into train.accumulation_steps="
                 f"{self.accumulation_steps} equal micro-batches; choose a divisor of {self.batch_size}"
             )
+
+
+@dataclass
+class QuantizationConfig:
+    """How the frozen backbone's linear layers are stored; the head and every adapter keep full precision.
+
+    `compute_dtype` (4 bits): what the weights are multiplied in, `auto` as `train.precision`. `outlier_threshold`
+    (int8): input columns with a larger value are multiplied in higher precision.
+    """
+
+    name: str
+    weights: str
+    double_quant: bool
+    compute_dtype: str
+    outlier_threshold: float
+
+    def __post_init__(self) -> None:
+        one_of("quantization.weights", self.weights, ("none", "nf4", "fp4", "int8", "bf16"))
+        one_of("quantization.compute_dtype", self.compute_dtype, ("auto", "float32", "bfloat16"))
+        at_least("quantization.outlier_threshold", self.outlier_threshold, 0)
+        if self.double_quant and self.weights not in ("nf4", "fp4"):
+            raise ConfigError(f"quantization.double_quant=true needs 4-bit weights (nf4, fp4), not {self.weights}")
 
 
 @dataclass
@@ -184,24 +114,43 @@ class GenerationConfig:
     no_repeat_ngram_size: int
 
     def __post_init__(self) -> None:
-        _at_least("generation.num_beams", self.num_beams, 1)
-        _at_least("generation.max_new_tokens", self.max_new_tokens, 1)
+        at_least("generation.num_beams", self.num_beams, 1)
+        at_least("generation.max_new_tokens", self.max_new_tokens, 1)
 
 
 @dataclass
 class BudgetConfig:
-    """A parameter budget: a level of the papers, or a ceiling on the adapter's parameters (the head is not counted)."""
+    """A parameter budget: a level of the papers, or a ceiling on the adapter's parameters (the head is not counted).
+
+    `max_adapter_params` wins: the method gets the largest size below it. Otherwise, where the level gives this method
+    no size on this backbone (`sized`: it does), the same with the level's own ceiling: `level_params`, or
+    `level_percent` of the backbone's parameters.
+    """
 
     name: str
     max_adapter_params: int | None
+    level_params: int | None
+    level_percent: float | None
+    sized: bool
+
+    def __post_init__(self) -> None:
+        at_least("budget.max_adapter_params", self.max_adapter_params, 1)
 
 
 @dataclass
 class RecipeConfig:
-    """Which hyper-parameter rows were applied, and from where. Descriptive: not part of a run's identity."""
+    """Which hyper-parameter rows were applied, and from where. Descriptive: not part of a run's identity.
+
+    `tags` says where each value comes from (harness/recipe.py), `search` the values among which the paper chose without
+    saying which, `seeds` the paper's. `variant` chooses where script and paper disagree.
+    """
 
     name: str
     note: str
+    variant: str
+    tags: dict[str, str]
+    search: dict[str, Any]
+    seeds: list[int]
 
 
 @dataclass
@@ -223,6 +172,7 @@ class RunConfig:
     rerun: str
     progress: bool
     model: ModelConfig
+    quantization: QuantizationConfig
     task: TaskConfig
     method: dict[str, Any]
     budget: BudgetConfig
@@ -233,10 +183,10 @@ class RunConfig:
     results: ResultsConfig
 
     def __post_init__(self) -> None:
-        _at_least("seed", self.seed, 0)
-        _at_least("threads", self.threads, 1)
-        _one_of("device", self.device, ("auto", "cpu", "cuda"))
-        _one_of("rerun", self.rerun, ("never", "stale", "always"))
+        at_least("seed", self.seed, 0)
+        at_least("threads", self.threads, 1)
+        one_of("device", self.device, ("auto", "cpu", "cuda"))
+        one_of("rerun", self.rerun, ("never", "stale", "always"))
         if self.task.kind == "generation" and self.model.family not in ENCODER_DECODERS:
             raise ConfigError(
                 f"task {self.task.name} is text to text and model {self.model.name} is an encoder without a decoder; "

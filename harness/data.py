@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import DataError, ModelError
-from harness.task import Split
+from harness.splits import Split
 
 CHUNK_ROWS = 4096  # tokenised at once: `tokenizers` keeps offsets and texts of all of them until the call ends
 BUCKET_BATCHES = 50  # sorted by length among themselves
@@ -52,7 +52,8 @@ class Encoded:
 def encode(split: Split, tokenizer: Any, *, kind: str, max_length_tokens: int, max_target_tokens: int) -> Encoded:
     """Tokenise a split.
 
-    A pair that is too long loses tokens from the end of its longer text (`longest_first`).
+    A pair that is too long loses tokens from the end of its longer text (`longest_first`). A row with shorter texts to
+    offer has the longest one that fits.
 
     Args:
         split: the rows.
@@ -71,7 +72,10 @@ def encode(split: Split, tokenizer: Any, *, kind: str, max_length_tokens: int, m
     for start in range(0, len(split), CHUNK_ROWS):
         rows = slice(start, start + CHUNK_ROWS)
         pair = None if split.text_pair is None else split.text_pair[rows]
-        found = tokenizer(split.text[rows], pair, truncation=True, max_length=max_length_tokens)
+        texts = split.text[rows]
+        if split.shorter is not None:
+            texts = _fitting(texts, split.shorter[rows], tokenizer, max_length_tokens)
+        found = tokenizer(texts, pair, truncation=True, max_length=max_length_tokens)
         _append(columns, found, ("input_ids", "token_type_ids"))
         truncated[rows] = _overflows(found, max_length_tokens)
         if kind == "generation":
@@ -96,6 +100,15 @@ def _check(split: Split, tokenizer: Any) -> None:
         for name, text in zip(split.ids, column, strict=False):
             if not text.strip():
                 raise DataError(f"row {name} has an empty text; every row needs something to read")
+
+
+def _fitting(texts: list[str], shorter: list[list[str]], tokenizer: Any, limit: int) -> list[str]:
+    """Of every row the longest text that fits, or its shortest one."""
+    texts = list(texts)
+    for level in range(max(map(len, shorter))):
+        lost = _overflows(tokenizer(texts, truncation=True, max_length=limit), limit)
+        texts = [more[level] if over else text for text, more, over in zip(texts, shorter, lost, strict=True)]
+    return texts
 
 
 def _overflows(found: Any, limit: int) -> list[bool]:

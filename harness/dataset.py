@@ -9,9 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.config import TaskConfig
+from harness.columns import flatten
 from harness.errors import ConfigError, DataError, unknown
 from harness.files import Table, roles
+from harness.schema import TaskConfig
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -97,6 +98,8 @@ def _refused(spec: TaskConfig, reason: Exception | str) -> DataError:
 def _table(spec: TaskConfig, source: str, rows: Dataset) -> Table:
     """The columns of one split; class labels by their names, so that the hub's order cannot shift ours."""
     hub = spec.hub
+    if spec.shape != "plain":
+        return _objects(spec, source, rows)
     wanted = roles(hub.text, hub.text_pair, hub.target)
     for role, name in wanted.items():
         if name not in rows.column_names:
@@ -105,10 +108,20 @@ def _table(spec: TaskConfig, source: str, rows: Dataset) -> Table:
     content = rows.select_columns(list(wanted.values())).to_dict()
     columns = {role: content[name] for role, name in wanted.items()}
     names = getattr(rows.features[hub.target], "names", None)
-    if names is not None and spec.kind == "classification":
+    if names is not None and spec.nature == "class":
         if sorted(names) != sorted(spec.labels):
             ours = ", ".join(spec.labels)
             raise DataError(f"{source}: its labels are {', '.join(names)}; those of task {spec.name} are {ours}")
         # A hidden label is -1 on the hub; it stays a number here, and no label.
         columns["target"] = [names[at] if 0 <= at < len(names) else at for at in columns["target"]]
     return Table(source, ", row ", range(len(rows)), wanted, columns)
+
+
+def _objects(spec: TaskConfig, source: str, rows: Dataset) -> Table:
+    """One split of a shape that reads whole objects; a class label by its name."""
+    names = getattr(rows.features.get("label"), "names", None)
+    found = [dict(row) for row in rows]
+    for row in found:
+        if names is not None and 0 <= row["label"] < len(names):
+            row["label"] = names[row["label"]]
+    return flatten(spec, source, ", row ", enumerate(found))

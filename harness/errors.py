@@ -35,7 +35,7 @@ def nearest(word: str, allowed: Iterable[str]) -> str | None:
     names = sorted(set(allowed))
     if close := difflib.get_close_matches(word, names, n=1, cutoff=0.6):
         return close[0]
-    by_last = {name.rsplit("/", 1)[-1]: name for name in names}
+    by_last = {name.rsplit("/", 1)[-1]: name for name in reversed(names)}  # of several (`glue/rte`, ...) the first
     close = difflib.get_close_matches(word.rsplit("/", 1)[-1], by_last, n=1, cutoff=0.6)
     return by_last[close[0]] if close else None
 

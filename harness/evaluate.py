@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from harness import metrics
+from harness.answers import UNPARSABLE, Answers
 from harness.config import GenerationConfig
 from harness.data import Encoded, collate, sorted_batches
 
@@ -38,7 +39,9 @@ def evaluate(
     precision: str = "float32",
     tokenizer: Any = None,
     generation: GenerationConfig | None = None,
-    references: list[str] | None = None,
+    references: list[Any] | None = None,
+    answers: Answers | None = None,
+    groups: list[str] | None = None,
 ) -> Evaluation:
     """Score a model, already on `device`, on every row of `encoded`; its mode (training or not) is put back.
 
@@ -54,23 +57,66 @@ def evaluate(
         precision: `bfloat16` is autocast.
         tokenizer: text to text: turns generated tokens into text.
         generation: text to text: how to decode.
-        references: text to text: the target text of each row.
+        references: what the metric compares with, where that is not the target: for text to text always.
+        answers: text to text: how a generated answer is read as a class or score. One that cannot be read counts as
+            wrong, and `unparsable` among the scores is their share in percent.
+        groups: which rows belong together, for the metrics that ask for it.
 
     Raises:
         ValueError: a text-to-text task without tokenizer, generation or references.
     """
-    predict = _classes if encoded.kind == "classification" else _values
+    if encoded.kind == "generation" and references is None:
+        raise ValueError("a text-to-text evaluation needs tokenizer, generation and references")
+    columns = predict(
+        model, encoded, batch_size=batch_size, device=device, precision=precision, tokenizer=tokenizer,
+        generation=generation,
+    )  # fmt: skip
+    targets: list[Any] = list(encoded.targets if references is None else references)
+    more: dict[str, float] = {}
+    if answers is not None:
+        columns, more = _read(columns, answers)
+    found = columns["prediction"]
+    if metric in metrics.CHOICES:
+        found = [right - wrong for right, wrong in zip(columns["logit_1"], columns["logit_0"], strict=True)]
+    scores = metrics.compute(metric, found, targets, groups) | more
+    stored = targets if answers is not None else encoded.targets
+    known = {"id": list(encoded.ids)}
+    if encoded.kind != "generation" or answers is not None:
+        known["target"] = list(stored)
+    return Evaluation(scores=scores, predictions=known | columns)
+
+
+def predict(
+    model: nn.Module,
+    encoded: Encoded,
+    *,
+    batch_size: int,
+    device: str,
+    precision: str = "float32",
+    tokenizer: Any = None,
+    generation: GenerationConfig | None = None,
+) -> dict[str, list[Any]]:
+    """What a model says of every row, by columns (see `Evaluation`), in the rows' order; arguments as of `evaluate`.
+
+    Raises:
+        ValueError: a text-to-text task without tokenizer or generation.
+    """
+    step = _classes if encoded.kind == "classification" else _values
     if encoded.kind == "generation":
-        if tokenizer is None or generation is None or references is None:
+        if tokenizer is None or generation is None:
             raise ValueError("a text-to-text evaluation needs tokenizer, generation and references")
-        predict = _writer(tokenizer, generation)
+        step = _writer(tokenizer, generation)
     place = torch.device(device)
     with _evaluating(model), torch.autocast(place.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        columns = _in_order(encoded, batch_size, lambda batch: predict(model, batch), place)
-    targets = encoded.targets if references is None else references
-    scores = metrics.compute(metric, columns["prediction"], targets)
-    known = {"id": list(encoded.ids)} | ({} if encoded.kind == "generation" else {"target": list(encoded.targets)})
-    return Evaluation(scores=scores, predictions=known | columns)
+        return _in_order(encoded, batch_size, lambda batch: step(model, batch), place)
+
+
+def _read(columns: dict[str, list[Any]], answers: Answers) -> tuple[dict[str, list[Any]], dict[str, float]]:
+    """Generated answers as labels, beside the texts, and how many are none."""
+    found = [answers.parse(text) for text in columns["prediction"]]
+    lost = 100.0 * found.count(None) / len(found)
+    read = [UNPARSABLE if one is None else one for one in found]
+    return {"prediction": read, "generated": columns["prediction"]}, {"unparsable": lost}
 
 
 @contextmanager

@@ -39,9 +39,10 @@ class Table:
         return f"{self.source}{self.mark}{self.numbers[row]}"
 
 
-def roles(text: str, text_pair: str | None, target: str) -> dict[str, str]:
-    """Role -> column name, without the role that a task lacks."""
-    return {"text": text} | ({} if text_pair is None else {"text_pair": text_pair}) | {"target": target}
+def roles(text: str, text_pair: str | None, target: str | None) -> dict[str, str]:
+    """Role -> column name, without a role that a task (or a split with hidden labels) lacks."""
+    named = {"text": text, "text_pair": text_pair, "target": target}
+    return {role: name for role, name in named.items() if name is not None}
 
 
 def read(path: Path, wanted: Mapping[str, str], header: Sequence[str] = (), *, skip_broken: bool = False) -> Table:
@@ -110,18 +111,29 @@ def _from_json(path: Path, lines: list[str], wanted: Mapping[str, str]) -> Table
     return Table(str(path), ":", range(1, len(lines) + 1), wanted, columns)
 
 
+def objects(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Every line's number and object, whole, of a file with one JSON object a line.
+
+    Raises:
+        DataError: the file cannot be read or decoded, or a line is no JSON object.
+    """
+    return [(number, _object(f"{path}:{number}", line, {})) for number, line in enumerate(_lines(path), start=1)]
+
+
 def _object(where: str, line: str, wanted: Mapping[str, str]) -> dict[str, Any]:
     """One line's object, with all the wanted fields, and texts that UTF-8 can write."""
     try:
         found = json.loads(line)
         if isinstance(found, dict):
             # JSON's \ud800 is half of a surrogate pair: a string for Python, but not for any tokenizer.
-            "".join(value for value in found.values() if isinstance(value, str)).encode()
+            texts = found.values() if wanted else [json.dumps(found, ensure_ascii=False)]
+            "".join(value for value in texts if isinstance(value, str)).encode()
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: not a JSON object: {error}") from None
     if not isinstance(found, dict):
         kind = type(found).__name__
-        raise DataError(f"{where}: a JSON object with {', '.join(wanted.values())} is expected; found a {kind}")
+        fields = f" with {', '.join(wanted.values())}" if wanted else ""
+        raise DataError(f"{where}: a JSON object{fields} is expected; found a {kind}")
     for name in wanted.values():
         if name not in found:
             raise DataError(f"{where}: no field '{name}'; the object has {', '.join(found) or 'none'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from harness import stats
 from harness.cells import Cell, Row
@@ -21,12 +22,12 @@ class Grid:
     best: frozenset[tuple[Row, str]]
     remarks: tuple[str, ...]
 
-    @property
+    @cached_property
     def rows(self) -> list[Row]:
         """The lines, in order."""
         return sorted({row for row, _ in self.cells})
 
-    @property
+    @cached_property
     def tasks(self) -> list[str]:
         """The columns, in order."""
         return sorted({task for _, task in self.cells})

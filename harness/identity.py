@@ -20,9 +20,12 @@ from harness.config import RunConfig
 OUTSIDE = {
     "": ("device", "threads", "rerun", "progress", "recipe", "results"),
     "data": ("root",),
-    "model": ("hub_id", "revision", "path", "sites"),
-    "task": ("hub", "files", "folder", "columns", "root", "rows"),
-}
+    "model": ("hub_id", "revision", "path", "sites", "shape", "tokenizer"),  # a shape that is used is in `weights`
+    "task": (
+        "hub", "files", "suite", "folder", "columns", "root", "rows", "hidden", "submission",
+        "max_length_tokens", "max_target_tokens", "num_beams",  # defaults of `data` and `generation`, which count
+    ),
+}  # fmt: skip
 
 
 def identity(config: RunConfig, *, data: str, weights: str, device: str, precision: str) -> dict[str, Any]:
@@ -60,8 +63,18 @@ def run_id(identity: dict[str, Any]) -> str:
     return ".".join([*words, f"s{identity['seed']}", digest(identity)[:12]])
 
 
+class Known(dict[str, Any]):
+    """An identity whose group is known already. Not to be changed."""
+
+    def __init__(self, content: dict[str, Any], group: str) -> None:
+        super().__init__(content)
+        self.group = group
+
+
 def group(identity: dict[str, Any]) -> str:
     """The digest of everything but the seed: runs that share it may be averaged, others never."""
+    if isinstance(identity, Known):
+        return identity.group
     return digest({key: value for key, value in identity.items() if key != "seed"})
 
 

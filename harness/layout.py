@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 ABSENT = "–"
 WIDTH = 120  # columns of the text beneath the table
+MOST_RUNS = 50  # named one by one beneath the table; the rest are counted, and CSV names them all
 LONGEST_LABEL = 32  # characters; longer settings move beneath the table
 MEANING = {
     "adapter": "trained by the method, without the head",
@@ -71,11 +72,12 @@ def wide(grid: Grid, params: Sequence[str], bold: Callable[[str], str], plain: C
 
     numbers, _ = numbered(grid)
     variants = _variants(grid.rows)
+    told = [key for key in Row._fields if _varies(grid, key)]
     lines = []
     for row in grid.rows:
         line = {"method": row.method, "settings": variants.get(row.settings, row.settings)}
         line |= {"model": row.model, "budget": row.budget}
-        line = {key: plain(text) for key, text in line.items() if _varies(grid, key)}
+        line = {key: plain(text) for key, text in line.items() if key in told}
         for task in grid.tasks:
             cell = grid.cells.get((row, task))
             marks = sorted(numbers[note] for note in cell.notes if note in numbers) if cell else []
@@ -99,7 +101,8 @@ def _variants(rows: Sequence[Row]) -> dict[str, str]:
 
 def _params(grid: Grid, row: Row, name: str) -> str:
     """The parameters of a row with thousands separators; a range where tasks differ."""
-    counts = {count for (other, _), cell in grid.cells.items() if other == row for count in cell.params.get(name, ())}
+    cells = filter(None, (grid.cells.get((row, task)) for task in grid.tasks))
+    counts = {count for cell in cells for count in cell.params.get(name, ())}
     return ABSENT if not counts else "–".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
 
 
@@ -116,7 +119,8 @@ def beneath(grid: Grid, params: Sequence[str]) -> list[str]:
     lines += [f"All scores: {note.text}" for note in everywhere]
     for note, number in numbers.items():
         runs = [run for _, cell in sorted(grid.cells.items()) for run in cell.notes.get(note, ())]
-        named = ", ".join(runs) if note.lists else f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}"
+        more = f" and {len(runs) - MOST_RUNS:,} more" if len(runs) > MOST_RUNS else ""
+        named = ", ".join(runs[:MOST_RUNS]) + more if note.lists else f"{len(runs):,} run{'s' if len(runs) > 1 else ''}"
         lines.append(f"[{number}] {note.text} ({named})")
     return lines + list(grid.remarks)
 

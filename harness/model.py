@@ -1,4 +1,4 @@
-"""The backbone: found, fingerprinted, loaded; a method attached to it; parameters counted as the papers count them.
+"""The backbone: loaded, or built at random; a method attached to it; parameters counted as the papers count them.
 
 Initialisation has generators of its own: the head's depends on the seed alone (equal for every method, so that runs of
 one seed can be paired), the adapter's on the seed too, and it is drawn after the head's.
@@ -10,14 +10,14 @@ import contextlib
 import importlib
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.config import ModelConfig
-from harness.errors import ConfigError, ModelError, nearest
-from harness.identity import digest, hash_files
-from harness.paths import embedded
+from harness.config import ModelConfig, QuantizationConfig
+from harness.directory import shaped
+from harness.errors import ConfigError, ModelError, nearest, unknown
+from harness.identity import digest
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
@@ -26,8 +26,12 @@ if TYPE_CHECKING:
 
     from harness.task import Task
 
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-TOKENIZER = ("*token*.json", "vocab.*", "merges.txt", "*.model")
+OURS = ("_target_", "name", "size", "ranks")  # keys of a method's YAML that are no arguments of its configuration
+# Settings that a model reads and its configuration class lacks.
+UNDECLARED = {
+    "deberta-v2": ("cls_dropout", "norm_rel_ebd", "position_buckets", "share_att_key"),
+    "t5": ("decoder_start_token_id",),
+}
 
 
 @dataclass(frozen=True)
@@ -38,44 +42,6 @@ class Params:
     head: int
     total: int
     active: int
-
-
-def locate(spec: ModelConfig) -> Path:
-    """The directory that holds the backbone: `model.path`, or the hub's snapshot. Raises ModelError.
-
-    Only what transformers needs is fetched; `.bin` weights only where a repository has no safetensors.
-    """
-    if spec.path is not None:
-        return _checked_directory(embedded(spec.path), spec)
-    if spec.hub_id is None:
-        raise ModelError(f"model {spec.name} has neither model.path nor model.hub_id; give model.path=DIR")
-    from harness.snapshot import snapshot
-
-    return _checked_directory(snapshot(spec.hub_id, spec.revision), spec)
-
-
-def _checked_directory(directory: Path, spec: ModelConfig) -> Path:
-    """The directory, if it holds a backbone. Raises ModelError that says what is missing."""
-    if not directory.is_dir():
-        raise ModelError(f"model.path={directory} is no directory; give one in the Hugging Face layout")
-    if not (directory / "config.json").is_file():
-        found = ", ".join(sorted(path.name for path in directory.iterdir())[:8]) or "nothing"
-        raise ModelError(f"{directory} is no Hugging Face model: it has no config.json (found: {found})")
-    if spec.init == "pretrained" and not any((directory / name).is_file() for name in WEIGHTS):
-        raise ModelError(
-            f"{directory} has no weights ({' or '.join(WEIGHTS[::2])}); for random ones: model.init=random"
-        )
-    return directory
-
-
-def fingerprint(directory: Path, init: str) -> str:
-    """What the backbone is, by content: its configuration, tokenizer and (unless initialised at random) weights."""
-    patterns = ["config.json", *TOKENIZER]
-    if init == "pretrained":
-        # transformers prefers safetensors: other weight files beside them are not read, and not part of the identity
-        patterns += ["*.safetensors"] if any(directory.glob("*.safetensors")) else ["pytorch_model*.bin"]
-    paths = {path for pattern in patterns for path in directory.glob(pattern) if path.is_file()}
-    return digest([init, hash_files(sorted(paths))])
 
 
 @contextlib.contextmanager
@@ -89,18 +55,19 @@ def _drawn_from(stream: str, seed: int) -> Iterator[None]:
 
 
 def load(
-    spec: ModelConfig, directory: Path, task: Task, *, seed: int
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The backbone with a new head for the task, and its fast tokenizer. Raises ModelError.
+    spec: ModelConfig, directory: Path, task: Task, *, seed: int,
+    quantization: QuantizationConfig | None = None, precision: str = "float32",
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:  # fmt: skip
+    """The backbone with a new head for the task, quantised where that is asked for, and its fast tokenizer.
 
-    Weights that the checkpoint lacks must belong to the head: anything else would stay random in silence.
+    Raises ModelError; weights that the checkpoint lacks must belong to the head: anything else would stay random in
+    silence. `precision` is the run's, "float32" or "bfloat16".
     """
     from transformers import AutoTokenizer
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()  # what it would report (weights that are new) is checked below, by name
-    logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # theirs, about their next version
+    from harness.quantization import quantize
+
+    _quiet()
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         with _drawn_from("head", seed):
@@ -116,9 +83,28 @@ def load(
             f"{directory} lacks weights that are no part of the head ({', '.join(spec.head_modules)}): "
             f"{', '.join(sorted(random)[:5])}; they would stay random. Is it a {spec.family} model?"
         )
-    if getattr(model, "hf_quantizer", None) is None:
-        model.to(dtype=_dtype(spec.dtype))
+    model.to(dtype=_dtype(spec.dtype))  # type: ignore[call-arg]
+    if quantization is not None:
+        quantize(model, quantization, head=spec.head_modules, precision=precision)
     return model, tokenizer
+
+
+def skeleton(spec: ModelConfig, directory: Path, task: Task) -> PreTrainedModel:
+    """The backbone with its head on the meta device: names and shapes, no weights. For counting."""
+    import torch
+
+    _quiet()
+    with torch.device("meta"):
+        return _instantiate(replace(spec, init="random"), directory, task)[0]
+
+
+def _quiet() -> None:
+    """No reports of transformers': what it would say of new weights is checked here, by name."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # about their next version
 
 
 def _dtype(name: str) -> Any:
@@ -133,18 +119,37 @@ def _instantiate(spec: ModelConfig, directory: Path, task: Task) -> tuple[PreTra
 
     generates = task.kind == "generation"
     labels = {} if generates else {"num_labels": max(1, len(task.labels))}
-    config = AutoConfig.from_pretrained(directory, local_files_only=True, **labels)
+    if shape := shaped(spec, directory):
+        config = AutoConfig.for_model(**(shape | labels))
+        known = {*type(config)().to_dict(), *type(config).attribute_map, *UNDECLARED.get(config.model_type, ())}
+        for key in shape.keys() - known:
+            raise ConfigError(f"model.shape: {unknown('setting', key, known)}")
+    else:
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, **labels)
     for key, value in spec.config.items():
-        if not hasattr(config, key):
+        if not hasattr(config, key) and key not in UNDECLARED.get(config.model_type, ()):
             raise ModelError(f"model.config.{key} is no setting of a {config.model_type} model")
         setattr(config, key, value)
     kind = AutoModelForSeq2SeqLM if generates else AutoModelForSequenceClassification
     if spec.init == "random":
-        return kind.from_config(config, dtype=_dtype(spec.dtype)), []
+        return _untied(kind.from_config(config, dtype=_dtype(spec.dtype))), []
     model, info = kind.from_pretrained(
         directory, config=config, dtype=_dtype(spec.dtype), local_files_only=True, output_loading_info=True
     )
     return model, sorted(info["missing_keys"])
+
+
+def _untied(model: PreTrainedModel) -> PreTrainedModel:
+    """T5 1.1 with a language-model head of its own: transformers ties that of every T5 without a checkpoint."""
+    import torch
+
+    own = getattr(model.config, "scale_decoder_outputs", True) is False  # what its T5Config makes of "not tied"
+    if own and "lm_head.weight" in (model._tied_weights_keys or {}):
+        model._tied_weights_keys = {k: v for k, v in model._tied_weights_keys.items() if k != "lm_head.weight"}
+        model.all_tied_weights_keys.pop("lm_head.weight", None)
+        weight = torch.empty_like(model.lm_head.weight).normal_(std=model.config.initializer_factor)
+        model.lm_head.weight = torch.nn.Parameter(weight)
+    return model
 
 
 def _in_head(name: str, head_modules: list[str]) -> bool:
@@ -155,10 +160,10 @@ def method_config(method: dict[str, Any], spec: ModelConfig, task_kind: str, mod
     """The method's peft configuration. Raises ConfigError for a foreign target or an unknown argument."""
     import peft
 
-    target, arguments = str(method["_target_"]), {k: v for k, v in method.items() if k not in ("_target_", "name")}
+    target, arguments = str(method["_target_"]), {k: v for k, v in method.items() if k not in OURS}
     module, _, name = target.rpartition(".")
     try:
-        kind = getattr(importlib.import_module(module), name)
+        kind: Any = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"method._target_={target} does not exist: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, peft.PeftConfig)):
@@ -170,9 +175,27 @@ def method_config(method: dict[str, Any], spec: ModelConfig, task_kind: str, mod
     present = [name for name in spec.head_modules if any(n.split(".")[-1] == name for n, _ in model.named_modules())]
     kind_of_task = "SEQ_2_SEQ_LM" if task_kind == "generation" else "SEQ_CLS"
     try:
-        return kind(task_type=kind_of_task, modules_to_save=present or None, **arguments)
+        config = kind(task_type=kind_of_task, modules_to_save=present or None, **arguments)  # type: ignore[call-arg]
     except (TypeError, ValueError) as error:
         raise ConfigError(f"method {method['name']}: {error}") from error
+    for rank in method.get("ranks", ()):
+        _check_rank(rank, getattr(config, rank), config, model)
+    return config
+
+
+def _check_rank(field: str, rank: int, config: PeftConfig, model: nn.Module) -> None:
+    """Raises ConfigError where a targeted matrix cannot have this rank; peft itself takes any."""
+    from peft.tuners.tuners_utils import check_target_module_exists
+    from torch import nn
+
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.Linear) or not check_target_module_exists(config, name):
+            continue
+        if rank > (highest := min(module.in_features, module.out_features)):
+            shape = f"{module.out_features} x {module.in_features}"
+            raise ConfigError(
+                f"method.{field}={rank} is above the rank of {name}, which is {shape}; it can be {highest} at most"
+            )
 
 
 def attach(model: PreTrainedModel, config: PeftConfig, *, seed: int) -> PeftModel:
@@ -181,16 +204,18 @@ def attach(model: PreTrainedModel, config: PeftConfig, *, seed: int) -> PeftMode
 
     with _drawn_from("adapter", seed):
         try:
-            return peft.get_peft_model(model, config, autocast_adapter_dtype=False)
+            return peft.get_peft_model(model, config, autocast_adapter_dtype=True)
         except ValueError as error:
             raise ConfigError(f"the method does not fit this backbone: {error}") from error
 
 
 def count(model: PeftModel, active: int | None) -> Params:
     """Parameters that train, adapter and head apart, and all there are. `active`: what survives, where it is less."""
+    from harness.quantization import size as values
+
     adapter = head = total = 0
     for name, parameter in model.named_parameters():
-        size = parameter.numel()
+        size = values(parameter)
         total += size
         if parameter.requires_grad:
             in_head = ".modules_to_save." in name

@@ -1,15 +1,21 @@
-"""AdamW over the trained parameters, each group at the rate of its own clock."""
+"""AdamW over the trained parameters, each group at the rate of its own clock.
+
+Three of them: torch's; bitsandbytes' paged one, whose state a full GPU may move to the host's memory; and the one that
+transformers had of its own up to version 4, which the authors of AdaLoRA and IncreLoRA trained with.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from harness.config import TrainConfig
+from harness.errors import ConfigError
 from harness.schedule import learning_rate
 from methods.hooks import Hooks
 
@@ -44,19 +50,81 @@ def parameter_groups(model: nn.Module, hooks: Hooks, settings: TrainConfig, base
 
 
 def build(model: nn.Module, hooks: Hooks, settings: TrainConfig, base: float) -> Optimizer:
-    """AdamW (decoupled decay, bias-corrected) over what is trained now, in one fused kernel where the layout allows."""
+    """AdamW (decoupled decay, bias-corrected) over what is trained now: the one that `settings.optimizer` names.
+
+    torch's is one fused kernel where the layout allows. Without a GPU there is nothing to page out of, and
+    `paged_adamw` is torch's too. Raises ConfigError where bitsandbytes is missing.
+    """
     groups = parameter_groups(model, hooks, settings, base)
     if not groups:
         raise ValueError("nothing is trained: no parameter of the model requires a gradient")
-    fused = all(p.is_contiguous() and p.dtype.is_floating_point for group in groups for p in group["params"])
-    return AdamW(
-        groups,
-        lr=base,
-        betas=(settings.adam_beta1, settings.adam_beta2),
-        eps=settings.adam_epsilon,
-        weight_decay=settings.weight_decay,
-        fused=fused,
-    )
+    parameters = [p for group in groups for p in group["params"]]
+    options: dict[str, Any] = {
+        "lr": base,
+        "betas": (settings.adam_beta1, settings.adam_beta2),
+        "eps": settings.adam_epsilon,
+        "weight_decay": settings.weight_decay,
+    }
+    if settings.optimizer == "adamw_hf":
+        return FormerAdamW(groups, **options)
+    if settings.optimizer == "paged_adamw" and parameters[0].is_cuda:
+        return _bitsandbytes().optim.PagedAdamW32bit(groups, **options)
+    return AdamW(groups, fused=all(p.is_contiguous() and p.dtype.is_floating_point for p in parameters), **options)
+
+
+def _bitsandbytes() -> Any:
+    """The package. Raises ConfigError where it is missing."""
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise ConfigError(
+            "train.optimizer=paged_adamw needs bitsandbytes: pip install 'peft-harness[quantization]'"
+        ) from error
+    return bitsandbytes
+
+
+class FormerAdamW(Optimizer):
+    """transformers' own AdamW, as it was up to version 4. Two things differ from torch's, both of them slightly:
+
+    epsilon is added to sqrt(v) before the correction of v's bias, not after; and the decay, lr * weight_decay * w,
+    takes w after the update, not before.
+    """
+
+    def __init__(self, params: Any, lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One update of every parameter with a gradient. A closure is not called: the loop has computed gradients."""
+        for group in self.param_groups:
+            moved: list[Tensor] = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if moved:
+                self._update(moved, group)
+
+    def _update(self, moved: list[Tensor], group: dict[str, Any]) -> None:
+        """m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) g^2;  w <- w - c m / (sqrt(v) + eps);  w <- w - lr decay w.
+
+        c = lr sqrt(1 - b2^t) / (1 - b1^t), with t counting the parameter's own updates.
+        """
+        (beta1, beta2), rate = group["betas"], float(group["lr"])
+        for parameter in moved:
+            if not self.state[parameter]:
+                zeros = torch.zeros_like(parameter)
+                self.state[parameter] = {"step": 0, "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
+            self.state[parameter]["step"] += 1
+        states = [self.state[parameter] for parameter in moved]
+        gradients = [parameter.grad for parameter in moved if parameter.grad is not None]
+        first, second = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq"))
+        torch._foreach_mul_(first, beta1)
+        torch._foreach_add_(first, gradients, alpha=1 - beta1)
+        torch._foreach_mul_(second, beta2)
+        torch._foreach_addcmul_(second, gradients, gradients, value=1 - beta2)
+        denominators = torch._foreach_sqrt(second)
+        torch._foreach_add_(denominators, group["eps"])
+        corrections = [math.sqrt(1 - beta2 ** state["step"]) / (1 - beta1 ** state["step"]) for state in states]
+        torch._foreach_addcdiv_(moved, first, denominators, [-rate * correction for correction in corrections])
+        if group["weight_decay"] > 0:
+            torch._foreach_add_(moved, moved, alpha=-rate * group["weight_decay"])
 
 
 def set_rates(
@@ -68,7 +136,7 @@ def set_rates(
     Raises ValueError where such a group does not suit the fused kernel (see `align`).
     """
     for group in optimizer.param_groups:
-        if "initial_lr" not in group and group["fused"] and not all(p.is_contiguous() for p in group["params"]):
+        if "initial_lr" not in group and group.get("fused") and not all(p.is_contiguous() for p in group["params"]):
             raise ValueError("a parameter that a hook added to the optimizer is not contiguous in memory")
         base = group.setdefault("initial_lr", group["lr"])
         born = group.get("start_step", start_step)

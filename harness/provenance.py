@@ -33,6 +33,7 @@ NUMBER_MAKERS = (
 # Reached from those, and no number changes with them: the maps of the packages, the schema (what a run's values are is
 # in its identity), messages, and where files are.
 NUMBERLESS = {"methods", "harness", "harness.config", "harness.errors", "harness.paths", "harness.snapshot"}
+PACKED = ("nf4", "fp4", "int8")  # weights that bitsandbytes holds
 PINNED = ("torch", "transformers", "peft", "accelerate", "tokenizers", "datasets", "numpy", "scipy", "rouge-score")
 
 
@@ -87,19 +88,23 @@ def _version(package: str) -> str | None:
         return None
 
 
-def code(method: dict[str, Any]) -> dict[str, Any]:
-    """The code that makes a run's numbers: digests of our modules that its method and the loop reach, and versions."""
+def code(method: dict[str, Any], quantization: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The code that makes a run's numbers: digests of our modules that its method and the loop reach, and versions.
+
+    The version of bitsandbytes counts where the backbone is quantised by it.
+    """
     target = str(method.get("_target_", "")).rsplit(".", 1)[0]
+    packages = (*PINNED, "bitsandbytes") if (quantization or {}).get("weights") in PACKED else PINNED
     return {
         "modules": _closure((*NUMBER_MAKERS, target)),
-        "versions": {package: _version(package) for package in PINNED},
+        "versions": {package: _version(package) for package in packages},
         "python": platform.python_version(),
     }
 
 
 def stale(record: Record) -> list[str]:
     """What differs between the code and versions that made a record and the present ones; [] where nothing does."""
-    now, then = code(record.identity.get("method", {})), record.code
+    now, then = code(record.identity.get("method", {}), record.identity.get("quantization")), record.code
     differs = []
     for kind in ("modules", "versions"):
         before, after = then.get(kind, {}), now[kind]

@@ -100,6 +100,11 @@ def save_adapter(folder: Path, model: PeftModel, backbone: str) -> str:
     return hash_files([final / path.name for path in weights])
 
 
+def drop_adapter(folder: Path) -> None:
+    """Remove the trained adapter and head: `results.keep_adapter=false`."""
+    shutil.rmtree(folder / "adapter", ignore_errors=True)
+
+
 def publish(folder: Path, done: Record, held: Callable[[], bool]) -> None:
     """The last write of a run. Raises RecordError if the run was given to somebody else meanwhile (the fence)."""
     if not held():

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness import device, identity, model, provenance, publish, record, task
+from harness import device, directory, identity, model, provenance, publish, record, task
 from harness.claim import Claim
-from harness.config import RunConfig
+from harness.config import RecipeConfig, RunConfig
 from harness.record import DONE, Record
 from harness.task import Task
 
@@ -30,13 +30,13 @@ class Plan:
 def plan(config: RunConfig) -> Plan:
     """Read the task, find the backbone, and give the run its name. Imports neither torch nor peft."""
     rows = task.cut(task.load(config.task, config.data.root), config.data.max_train_rows, config.data.max_eval_rows)
-    directory = model.locate(config.model)
+    at = directory.locate(config.model)
     where = device.resolve(config.device)
     precision = device.precision(config.train.precision, where)
-    weights = model.fingerprint(directory, config.model.init)
+    weights = directory.fingerprint(at, config.model.init, directory.shaped(config.model, at))
     known = identity.identity(config, data=rows.fingerprint, weights=weights, device=where, precision=precision)
     name = identity.run_id(known)
-    return Plan(config, rows, directory, known, name, Path(config.results.root) / name, where, precision)
+    return Plan(config, rows, at, known, name, Path(config.results.root) / name, where, precision)
 
 
 def finished(plan: Plan) -> Record | None:
@@ -55,7 +55,8 @@ def run(plan: Plan) -> Record:
         publish.supersede(plan.folder)
         begun = Record(
             plan.id, record.RUNNING, plan.identity, asdict(plan.config), asdict(plan.config.recipe),
-            code=provenance.code(plan.config.method), provenance=provenance.begin(), remarks=remarks(plan),
+            code=provenance.code(plan.config.method, plan.identity["quantization"]),
+            provenance=provenance.begin(), remarks=remarks(plan),
         )  # fmt: skip
         record.write(plan.folder, begun)
         with publish.failures(plan.folder, begun):
@@ -66,48 +67,71 @@ def run(plan: Plan) -> Record:
 
 def experiment(plan: Plan, begun: Record) -> Record:
     """The experiment itself, in the order of design and README: load, attach, train, evaluate, save."""
-    from harness import budget, data, progress
+    from harness import budget, progress, quantization
     from harness.cost import Meter
     from harness.evaluate import evaluate
+    from harness.tokens import Tokens
     from harness.train import train
     from methods import hooks
 
     config, rows, seed = plan.config, plan.task, plan.config.seed
     name = device.use(plan.device, config.threads)
-    backbone, tokenizer = model.load(config.model, plan.directory, rows, seed=seed)
-    method = model.method_config(config.method, config.model, rows.kind, backbone)
+    sized, solved = budget.solve(config.budget, config.method, config.model, plan.directory, rows)
+    backbone, tokenizer = model.load(config.model, plan.directory, rows, seed=seed,
+                                     quantization=config.quantization, precision=plan.precision)  # fmt: skip
+    footprint = quantization.footprint(backbone)
+    method = model.method_config(sized, config.model, rows.kind, backbone)
     tuned = model.attach(backbone, method, seed=seed).to(plan.device)
-    budget.check(config.budget, model.count(tuned, None), config.method["name"])
+    planned = budget.check(config.budget, tuned, sized)
 
-    lengths = (config.data.max_length_tokens, config.data.max_target_tokens)
-    splits = {split: data.encode(part, tokenizer, kind=rows.kind, max_length_tokens=lengths[0], max_target_tokens=lengths[1])
-              for split, part in rows.splits.items() if split in ("train", rows.selects, rows.reports)}  # fmt: skip
+    scored, tokens = dict.fromkeys((rows.selects, rows.reports, *rows.also_reports)), Tokens(tokenizer)
+    splits = {split: tokens.encode(rows.splits[split], kind=rows.kind, **config.data.lengths)
+              for split in ("train", *scored)}  # fmt: skip
     meter = Meter(plan.device)
 
     def score(split: str) -> Any:
-        references = rows.splits[split].target if rows.kind == "generation" else None
         with meter.evaluating():
             return evaluate(tuned, splits[split], metric=rows.metric, batch_size=config.data.eval_batch_size,
                             device=plan.device, precision=plan.precision, tokenizer=tokenizer,
-                            generation=config.generation, references=references)  # fmt: skip
+                            generation=config.generation, references=task.references(rows, split),
+                            answers=rows.answers, groups=rows.splits[split].groups)  # fmt: skip
 
     with meter.training(), progress.bar(plan.id, shown=config.progress) as bar:
         settings = replace(config.train, precision=plan.precision)
         outcome = train(tuned, splits["train"], settings, seed=seed, device=plan.device, buckets=config.data.buckets,
                         validate=lambda: score(rows.selects).scores, main=rows.score, progress=bar)  # fmt: skip
-    evaluations = {split: score(split) for split in dict.fromkeys((rows.selects, rows.reports))}
+    evaluations = {split: score(split) for split in scored}
     science = {
         "main": {"split": rows.reports, "metric": rows.score, "score": evaluations[rows.reports].scores[rows.score]},
         "scores": {split: found.scores for split, found in evaluations.items()},
         "predictions": {split: publish.save_predictions(plan.folder, split, found) for split, found in evaluations.items()},
-        "params": asdict(model.count(tuned, hooks.find(tuned).active_params())),
+        "params": asdict(model.count(tuned, hooks.find(tuned).active_params())) | planned,
         "adapter_sha256": publish.save_adapter(plan.folder, tuned, config.model.hub_id or config.model.name),
         "truncated_rows": {split: part.truncated_rows for split, part in splits.items()},
         "losses": outcome.losses, "curve": outcome.curve, "steps": outcome.steps, "best": outcome.best, "trace": outcome.trace,
     }  # fmt: skip
-    cost = asdict(meter.cost(outcome, stored=plan.folder / "adapter"))
+    cost = asdict(meter.cost(outcome, stored=plan.folder / "adapter")) | asdict(footprint)
+    if not config.results.keep_adapter:  # its size and digest are known; the weights need not stay
+        publish.drop_adapter(plan.folder)
     made = provenance.ended(begun.provenance, device=name)
-    return replace(begun, state=DONE, science=science, cost=cost, provenance=made)
+    told = [*begun.remarks, *solved, *cut_short(splits)]
+    return replace(begun, state=DONE, science=science, cost=cost, provenance=made, remarks=told)
+
+
+def cut_short(splits: dict[str, Any]) -> list[str]:
+    """Which splits lost tokens to the length limits."""
+    lost = {split: part.truncated_rows for split, part in splits.items() if part.truncated_rows}
+    return [
+        f"{count} of {len(splits[split])} {split} rows were cut to the length limit" for split, count in lost.items()
+    ]
+
+
+def unpublished(recipe: RecipeConfig) -> list[str]:
+    """Which of a recipe's values nobody has published, and which of them are to be searched for."""
+    unknown = [key for key, tag in recipe.tags.items() if tag == "unknown"]
+    searched = [f"{key} (one of {len(values)})" for key, values in recipe.search.items() if key in unknown]
+    told = [f"not published, chosen here: {', '.join(unknown)}"] if unknown else []
+    return told + ([f"to be searched, not searched yet: {', '.join(searched)}"] if searched else [])
 
 
 def remarks(plan: Plan) -> list[str]:
@@ -117,4 +141,7 @@ def remarks(plan: Plan) -> list[str]:
         told.append(
             f"recipe {plan.config.recipe.name}: no published hyper-parameters for this method, backbone and task"
         )
+    told += [f"recipe {plan.config.recipe.name}: {said}" for said in unpublished(plan.config.recipe)]
+    if plan.config.train.optimizer == "paged_adamw" and plan.device != "cuda":
+        told.append("train.optimizer=paged_adamw: nothing to page out of without a GPU; this is plain AdamW")
     return told

@@ -122,24 +122,26 @@ def confidence_interval(scores: Scores, *, level: float = LEVEL, resolution: flo
 
 
 def prediction_interval(
-    scores: Scores, *, rng: np.random.Generator, of: str = "mean", runs: int = 1, level: float = LEVEL
-) -> Interval:
+    scores: Scores, *, rng: np.random.Generator, of: str = "mean", runs: int = 1,
+    level: float = LEVEL, resolution: float = 0.0,
+) -> Interval:  # fmt: skip
     """Where the `of` ("mean", "median" or "best") of `runs` further seeds will lie; runs=1 is one more run.
 
-    For normal scores (statistic of the new - mean of the old) / s of the old has a distribution without unknowns; its
-    quantiles come from 100,000 draws. For the mean it is t(n - 1) * sqrt(1/n + 1/runs) (Hahn 1969).
-
-    Args:
-        scores: [seeds], two or more. rng: source of the draws.
+    For normal scores (statistic of the new - mean of the old) / s of the old has a distribution without unknowns; for
+    the mean it is t(n - 1) * sqrt(1/n + 1/runs) (Hahn 1969), else its quantiles come from 100,000 draws of `rng`.
     """
     values, draws = vector(scores, at_least=2), 100_000
     if of not in STATISTICS or runs < 1:
         raise ValueError(f"of must be one of {', '.join(STATISTICS)} and runs 1 or more, found {of!r} and {runs!r}")
+    spread = std(values, resolution=resolution)
+    if of == "mean":
+        reach = _t(level, values.size - 1) * math.sqrt(1 / values.size + 1 / runs) * spread
+        return Interval(float(values.mean() - reach), float(values.mean() + reach))
     old_mean = rng.standard_normal(draws) / math.sqrt(values.size)
     old_std = np.sqrt(rng.chisquare(values.size - 1, draws) / (values.size - 1))
     pivot = (STATISTICS[of](rng.standard_normal((draws, runs)), axis=1) - old_mean) / old_std
     tail = (1 - between("level", level)) / 2
-    low, high = np.quantile(pivot, [tail, 1 - tail]) * std(values) + values.mean()
+    low, high = np.quantile(pivot, [tail, 1 - tail]) * spread + values.mean()
     return Interval(float(low), float(high))
 
 
@@ -162,23 +164,19 @@ def welch_t(a: Scores, b: Scores, *, resolution: float = 0.0) -> Comparison:
 
 
 def equivalence(
-    scores: Scores,
-    published: float,
-    *,
-    margin: float,
-    level: float = LEVEL,
-    published_std: float | None = None,
-    published_runs: int | None = None,
-) -> Equivalence:
+    scores: Scores, published: float, *, margin: float, level: float = LEVEL,
+    published_std: float | None = None, published_runs: int | None = None, resolution: float = 0.0,
+) -> Equivalence:  # fmt: skip
     """Do our [seeds] agree with a published mean within +-margin? Two one-sided t tests (Schuirmann 1987).
 
     p is the larger of the two p-values; p < 1 - level says equivalent. With the published std and number of runs the
-    published mean counts as uncertain, too (Welch); else it is taken as exact.
+    published mean counts as uncertain, too (Welch); else it is taken as exact. `resolution` as in confidence_interval:
+    without it seeds that tie would agree with anything near.
     """
     values = vector(scores, at_least=2)
     if not (margin > 0 and math.isfinite(published)):
         raise ValueError(f"needs a margin above 0 and a finite published score, found {margin!r} and {published!r}")
-    ours = std(values) ** 2 / values.size
+    ours = std(values, resolution=resolution) ** 2 / values.size
     theirs, degrees = 0.0, float(values.size - 1)
     if published_std is not None and published_runs is not None and published_runs > 1:
         theirs = published_std**2 / published_runs

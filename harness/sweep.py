@@ -142,7 +142,7 @@ class LocalWorkers(Launcher):
         """Run every plan in a process of its own, at most `workers` at a time."""
         slots = list(range(self.workers or device.gpus() or len(os.sched_getaffinity(0))))[: len(plans)]
         start = multiprocessing.get_context("forkserver")
-        start.set_forkserver_preload(["torch", "transformers", "peft", "harness.train", "harness.evaluate"])
+        start.set_forkserver_preload(["torch", "transformers", "harness.quantization", "peft", "harness.train", "harness.evaluate"])
         waiting, working = list(plans), {}
         while waiting or working:
             while waiting and slots:

@@ -2,6 +2,7 @@
 
     python -m harness.table                                   everything in results/runs
     python -m harness.table --task glue/mrpc,glue/rte --format latex -o table.tex
+    python -m harness.table table=adalora_glue                a published table, our runs beside its numbers
 
 A cell is `mean ± half-width (n)`: the 95 % t interval over n seeds, of runs that differ in nothing else. Bold is the
 best of a column, if it is separable from every other row of it. Beneath stands all that is not in the numbers: runs
@@ -11,15 +12,18 @@ that failed, stale ones, remarks, records that cannot be read. Exit code 0, or 2
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from harness import atomic, layout, paths, provenance, record
-from harness.cells import PARAMS, gather, problem
-from harness.errors import ConfigError, HarnessError, unknown
+from harness import costs, index, layout, output, provenance, published, twin
+from harness.cells import PARAMS, gather
+from harness.compare import compare
+from harness.errors import HarnessError
 from harness.grid import grid
 from harness.record import Record, Unreadable
+from harness.select import named, select, where
 
 FILTERS = ("task", "method", "model")
 EMPTY = """\
@@ -28,30 +32,16 @@ EMPTY = """\
   python -m harness -m method=head,bitfit,lora,full seed=0,1,2"""
 
 
-def select(records: Iterable[Record | Unreadable], wanted: dict[str, list[str]]) -> list[Record | Unreadable]:
-    """Records whose task, method and model are among the wanted names (an empty list: all); unreadable ones stay.
-
-    Raises ConfigError for a name that no record has.
-    """
-    held = list(records)
-    for part, names in wanted.items():
-        usable = [one for one in held if isinstance(one, Record) and problem(one) is None]
-        there = {str(one.identity[part]["name"]) for one in usable}
-        if missing := [name for name in names if name not in there]:
-            raise ConfigError(f"--{part}: {unknown(f'{part} in the store', missing[0], there)}")
-        dropped = {id(one) for one in usable if names and str(one.identity[part]["name"]) not in names}
-        held = [one for one in held if id(one) not in dropped]
-    return held
-
-
-def published(name: str) -> str:
-    """The rendered comparison with a published table; raises ConfigError, as none can be rendered yet."""
-    folder = paths.PUBLISHED
-    there = sorted(path.stem for path in folder.glob("[!.]*")) if folder.is_dir() else []
-    if name not in there:
-        wrong = unknown("table", name, there) if there else f"unknown table '{name}': results/published holds none yet."
-        raise ConfigError(f"{wrong}\npython -m harness.table without table= shows what the store holds")
-    raise ConfigError(f"table={name} is published data that this version cannot compare with its runs yet")
+def published_table(options: argparse.Namespace, name: str, held: list[Record | Unreadable]) -> str:
+    """A published table beside our runs, as text."""
+    found = compare(published.load(name), held, stale=index.remembered(provenance.stale), include_stale=options.stale)
+    written = output.chosen(options.format, options.output)
+    text = twin.FORMATS[written](found, options.plain)
+    if not options.costs:
+        return text
+    rows = {key: [run for entry in found.entries if entry.row.key == key for run in entry.ours.records]
+            for key in found.table.rows}  # fmt: skip
+    return f"{text}\n\n{output.frame(*costs.lean(costs.of_rows(rows)), written)}"
 
 
 def _names(text: str) -> list[str]:
@@ -70,49 +60,32 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("-o", dest="output", type=Path, metavar="FILE", help="write there instead of printing")
     parser.add_argument("--all-params", action="store_true", help="active, head and total parameters as well")
     parser.add_argument("--stale", action="store_true", help="average runs of other code or versions with fresh ones")
+    parser.add_argument("--costs", action="store_true", help="parameters, stored bytes, memory, speed and time as well")
+    parser.add_argument("--plain", action="store_true", help="table=NAME: the paper's numbers in its own layout")
+    parser.add_argument(
+        "--where", action="append", default=[], metavar="KEY=VALUE", help="only runs with this (train.select=best)"
+    )
     for part in FILTERS:
         parser.add_argument(f"--{part}", type=_names, default=[], metavar="A,B", help=f"only these {part}s")
     return parser.parse_args(argv)
 
 
-def _format(chosen: str | None, output: Path | None) -> str:
-    """The format asked for, or the one of the file's suffix, or Markdown."""
-    if chosen or output is None:
-        return chosen or "markdown"
-    suffixes = {writer.suffix: name for name, writer in layout.FORMATS.items()}
-    if output.suffix not in suffixes:
-        raise ConfigError(f"-o {output}: {unknown('suffix', output.suffix, suffixes)}; or say --format")
-    return suffixes[output.suffix]
-
-
-def _show(text: str, output: Path | None) -> None:
-    if output is None:
-        print(text)
-        return
-    try:
-        atomic.write(output, f"{text}\n".encode())
-    except OSError as error:
-        reason = f"{error.strerror}; choose an existing, writable folder"
-        raise ConfigError(f"-o {output} cannot be written: {reason}") from error
-
-
 def _run(options: argparse.Namespace) -> None:
     """Everything `main` does, with errors still raised."""
-    for word in options.table:
-        key, _, name = word.partition("=")
-        if key != "table" or not name:
-            raise ConfigError(f"unknown argument '{word}'; allowed: table=NAME and the options that --help lists")
-        _show(published(name), options.output)
-        return
-    name = _format(options.format, options.output)
+    name, written = named(options.table), output.chosen(options.format, options.output)
     wanted: dict[str, list[str]] = {part: getattr(options, part) for part in FILTERS}
-    held = list(record.read_all(options.root))
+    held = where(select(index.read_all(options.root), wanted), options.where)
+    if name is not None:
+        output.show(published_table(options, name, held), options.output)
+        return
     if not held:
         print(EMPTY.format(root=options.root))
         return
-    found, remarks = gather(select(held, wanted), stale=provenance.stale, include_stale=options.stale)
-    text, aside = layout.FORMATS[name].write(grid(found, remarks), PARAMS if options.all_params else PARAMS[:1])
-    _show(text, options.output)
+    found, remarks = gather(held, stale=index.remembered(provenance.stale), include_stale=options.stale)
+    text, aside = layout.FORMATS[written].write(grid(found, remarks), PARAMS if options.all_params else PARAMS[:1])
+    if options.costs:
+        text += f"\n\n{output.frame(*costs.lean(costs.of_store(held)), written)}"
+    output.show(text, options.output)
     if aside:
         print(aside, file=sys.stderr)
 
@@ -120,10 +93,13 @@ def _run(options: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table; returns the exit code."""
     try:
-        _run(_arguments(argv))
+        with index.no_collection():
+            _run(_arguments(argv))
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `| head` has read enough; without this Python complains once more when it closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

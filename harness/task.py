@@ -2,40 +2,33 @@
 
 A directory wins over the hub. Both ways give the same rows, hence the same fingerprint: texts are taken as they are
 (never stripped), labels become indices in the hub's order, and scores are rounded to the six digits that survive the
-hub's float32. Each row's id is its number in its split, from 0, so that equal fingerprints mean equal ids.
+hub's float32. Each row's id is its number in its official split, from 0.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.config import TaskConfig
+from harness import columns, instructions
+from harness.answers import Answers
 from harness.errors import ConfigError, DataError, nearest, unknown
-from harness.files import Table, read, roles
+from harness.files import Table, objects, read, roles
 from harness.paths import embedded
-
-
-@dataclass(frozen=True)
-class Split:
-    """One split, by columns. `target` holds class indices, scores or target texts, by the task's kind."""
-
-    ids: list[str]
-    text: list[str]
-    text_pair: list[str] | None
-    target: list[int] | list[float] | list[str]
-
-    def __len__(self) -> int:
-        return len(self.ids)
+from harness.schema import TaskConfig
+from harness.splits import Split, arrange, first, repeated
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a run needs to know of a task. `fingerprint` is a SHA-256 of its content, `source` says where it was."""
+    """What a run needs to know of a task. `fingerprint` is a SHA-256 of its content, `source` says where it was.
+
+    `answers` turns generated text back into labels (None: the text itself is what counts).
+    """
 
     name: str
     kind: str
@@ -48,6 +41,8 @@ class Task:
     fingerprint: str
     source: str
     remarks: list[str]
+    also_reports: tuple[str, ...] = ()
+    answers: Answers | None = None
 
 
 def load(spec: TaskConfig, root: str | None) -> Task:
@@ -62,9 +57,8 @@ def load(spec: TaskConfig, root: str | None) -> Task:
         ConfigError: the task selects or reports on a split that it does not have.
     """
     root = root or spec.root
-    for role in ("selects", "reports"):
-        if (split := getattr(spec, role)) not in (names := spec.files if root else spec.hub.splits):
-            raise ConfigError(f"task.{role}={split}: {unknown('split', split, names)} (task {spec.name})")
+    if spec.splits == "official":
+        _check_roles(spec, spec.files if root else spec.hub.splits)
     if root:
         source, tables = f"directory {root}/{spec.folder}", _from_directory(spec, root)
     else:
@@ -73,52 +67,116 @@ def load(spec: TaskConfig, root: str | None) -> Task:
         source, tables = fetch(spec)
     splits, remarks = {}, []
     for name, table in tables.items():
-        splits[name], skipped = _split(spec, table)
-        remarks += _remarks(spec, name, len(splits[name]), skipped)
-    return Task(
-        name=spec.name,
-        kind=spec.kind,
-        labels=tuple(spec.labels),
-        metric=spec.metric,
-        score=spec.score,
-        selects=spec.selects,
-        reports=spec.reports,
+        splits[name], skipped = columns.split(spec, table)
+        remarks += _remarks(spec, name, splits[name], skipped)
+    splits = arrange(spec.splits, spec.name, splits)
+    _check_roles(spec, splits)
+    return replace(
+        empty(spec),
         splits=splits,
         fingerprint=fingerprint(spec.labels, splits),
         source=source,
-        remarks=remarks,
+        remarks=remarks + _repeats(splits),
+        also_reports=tuple(name for name in spec.also_reports if name in splits),
     )
+
+
+def empty(spec: TaskConfig) -> Task:
+    """A task without rows: what a backbone needs to know of it."""
+    return Task(
+        name=spec.name, kind=spec.kind, labels=tuple(spec.labels), metric=spec.metric, score=spec.score,
+        selects=spec.selects, reports=spec.reports, splits={}, fingerprint="", source="", remarks=[],
+        answers=Answers(tuple(spec.answers or spec.labels)) if spec.prompt and spec.nature != "text" else None,
+    )  # fmt: skip
+
+
+def references(task: Task, split: str) -> list[Any] | None:
+    """What the metric compares a split's predictions with, where it is not the class or score that was trained on."""
+    rows = task.splits[split]
+    if rows.truth is not None:
+        return rows.truth
+    return list(rows.target) if task.kind == "generation" else None
+
+
+def hidden(spec: TaskConfig, root: str) -> dict[str, Split]:
+    """The splits without labels that `root` has files of; ids are the official ones, targets placeholders.
+
+    Raises:
+        DataError: none of the files is there, or one is malformed.
+    """
+    folder = _folder(spec, embedded(root))
+    found = {}
+    for name, file in spec.hidden.items():
+        path = _first_that_is_there(folder, file)
+        if path is None:
+            continue
+        if spec.shape == "plain":
+            index = "idx" if path.suffix == ".jsonl" else "index"
+            table = read(path, roles(spec.text, spec.text_pair, None) | {"id": index})
+        else:
+            table = columns.flatten(spec, str(path), ":", objects(path))
+        found[name], _ = columns.split(spec, table, hidden=True)
+    if not found:
+        files = " or ".join(spec.hidden.values()) or "(this task has none)"
+        raise DataError(f"{spec.name}: {folder} has no rows to predict: {files} is looked for")
+    return found
+
+
+def _check_roles(spec: TaskConfig, splits: Iterable[str]) -> None:
+    for role in ("selects", "reports"):
+        if (split := getattr(spec, role)) not in splits:
+            raise ConfigError(f"task.{role}={split}: {unknown('split', split, splits)} (task {spec.name})")
 
 
 def fingerprint(labels: list[str] | tuple[str, ...], splits: dict[str, Split]) -> str:
     """SHA-256 (hex) over the label order and the rows of every split, in order; ids are left out."""
     digest = hashlib.sha256()
-    for part in (list(labels), *([name, s.text, s.text_pair, s.target] for name, s in sorted(splits.items()))):
+    for part in (list(labels), *([name, *_content(split)] for name, split in sorted(splits.items()))):
         # JSON, so that no two different lists of rows can read the same.
         digest.update(json.dumps(part).encode())
         digest.update(b"\n")
     return digest.hexdigest()
 
 
+def _content(split: Split) -> list[Any]:
+    more = [split.groups, split.truth, split.shorter]
+    return [split.text, split.text_pair, split.target, *(more if any(more) else [])]
+
+
 def _from_directory(spec: TaskConfig, root: str) -> dict[str, Table]:
     """Each split's file, read. A `.jsonl` of the same name stands in for a `.tsv` that is absent."""
     folder = _folder(spec, embedded(root))
-    wanted = roles(spec.text, spec.text_pair, spec.target)
     tables = {}
-    for split, name in spec.files.items():
-        path = folder / name
-        if not path.is_file() and path.with_suffix(".jsonl").is_file():
-            path = path.with_suffix(".jsonl")
-        if not path.is_file():
-            raise DataError(f"{spec.name}: no file {path}, the {split} split. {_what_is_in(folder, name)}")
-        tables[split] = read(path, wanted, spec.columns, skip_broken=spec.skip_broken)
+    for split, names in spec.files.items():
+        path = _first_that_is_there(folder, names)
+        if path is None and split in spec.also_reports:
+            continue
+        if path is None:
+            raise DataError(f"{spec.name}: no file {folder / names}, the {split} split. {_what_is_in(folder, names)}")
+        tables[split] = _table(spec, path)
     return tables
+
+
+def _first_that_is_there(folder: Path, names: str) -> Path | None:
+    """Of `a|b` the first; a `.jsonl` for each, too."""
+    paths = [folder / name for name in names.split("|")]
+    candidates = [one for path in paths for one in (path, path.with_suffix(".jsonl"))]
+    return next((path for path in candidates if path.exists()), None)
+
+
+def _table(spec: TaskConfig, path: Path) -> Table:
+    if spec.shape == "plain":
+        return read(path, roles(spec.text, spec.text_pair, spec.target), spec.columns, skip_broken=spec.skip_broken)
+    if spec.shape == "superni":
+        found = [(row, at) for file in instructions.files(path) for at, row in enumerate(instructions.rows(file))]
+        return columns.tabled(spec, [row for row, _ in found], str(path), ", instance ", [at for _, at in found])
+    return columns.flatten(spec, str(path), ":", objects(path))
 
 
 def _folder(spec: TaskConfig, root: Path) -> Path:
     """The task's folder: under the root itself, or under the suite's (`GLUE/RTE`); a DataError says what is there."""
-    suite = spec.name.partition("/")[0].lower()
-    suites = [path for path in root.iterdir() if path.name.lower() == suite] if root.is_dir() else []
+    inside = root.iterdir() if spec.suite and root.is_dir() else ()
+    suites = [path for path in inside if path.name.lower() == spec.suite.lower()]
     for folder in (parent / spec.folder for parent in [root, *sorted(suites)]):
         if folder.is_dir():
             return folder
@@ -140,69 +198,25 @@ def _what_is_in(folder: Path, wanted: str) -> str:
     return f"It holds {', '.join(names[:10])}{more}." + (f" The nearest name is {close}." if close else "")
 
 
-def _split(spec: TaskConfig, table: Table) -> tuple[Split, int]:
-    """The checked columns of one split, and how many broken rows were left out."""
-    texts = [role for role in table.columns if role != "target" or spec.kind == "generation"]
-    broken = {at: role for role in texts for at, text in enumerate(table.columns[role]) if not _is_text(text)}
-    if broken and not spec.skip_broken:
-        at, role = min(broken.items())
-        found = repr(table.columns[role][at])[:60]
-        raise DataError(f"{table.where(at)}: {table.names[role]} is {found}; a text with something to read is expected")
-    kept = [at for at in range(len(table)) if at not in broken]
-    if not kept:
-        raise DataError(f"{table.source}: the split is empty; at least one row is needed")
-    columns = {role: [column[at] for at in kept] for role, column in table.columns.items()}
-    target = _targets(spec, table, kept, columns["target"])
-    split = Split([str(at) for at in range(len(kept))], columns["text"], columns.get("text_pair"), target)
-    return split, table.skipped + len(broken)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _targets(spec: TaskConfig, table: Table, kept: list[int], found: list[Any]) -> list[Any]:
-    """Class indices, scores or target texts; a DataError names the first row that has none of what is allowed."""
-    if spec.kind == "generation":
-        return found
-    if spec.kind == "regression":
-        targets = [_score(value, spec.target_range) for value in found]
-        bounds = "" if spec.target_range is None else " from {:g} to {:g}".format(*spec.target_range)
-        allowed = f"a finite number{bounds}"
-    else:
-        index = {str(at): at for at in range(len(spec.labels))} | {name: at for at, name in enumerate(spec.labels)}
-        targets = [index.get(str(value)) for value in found]
-        allowed = "one of " + ", ".join(f"{name} (or {at})" for at, name in enumerate(spec.labels))
-    if None in targets:
-        at = targets.index(None)
-        label = f"{table.names['target']} is {repr(found[at])[:60]}"
-        raise DataError(f"{table.where(kept[at])}: {label}; {allowed} is expected")
-    return targets
-
-
-def _score(value: Any, bounds: list[float] | None) -> float | None:
-    """A score as the number that its six leading digits say, or None where it is no number or out of bounds."""
-    try:
-        score = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    low, high = bounds or (-math.inf, math.inf)
-    if isinstance(value, bool) or not math.isfinite(score) or not low <= score <= high:
-        return None
-    # The hub keeps scores as float32, files as decimals: 3.8 is 3.7999999523 there. Six digits survive both.
-    return float(format(score, ".6g"))
-
-
-def _remarks(spec: TaskConfig, split: str, rows: int, skipped: int) -> list[str]:
+def _remarks(spec: TaskConfig, split: str, found: Split, skipped: int) -> list[str]:
     """What a reader of the record must know of this split: rows left out, another count than the official one."""
     remarks = []
     if skipped:
         remarks.append(f"{split}: {skipped} rows with missing fields or an empty text were left out")
-    official = spec.rows.get(split, rows)
-    if rows != official:
-        kind = "subset" if rows < official else "superset"
-        remarks.append(f"{kind}: {split} has {rows} rows, the official split {official}")
+    # Of candidates, the official count is that of the queries they belong to.
+    count = len(set(found.groups)) if found.groups and spec.metric in ("choice", "record") else len(found)
+    official = spec.rows.get(split, count)
+    if count != official:
+        kind = "subset" if count < official else "superset"
+        remarks.append(f"{kind}: {split} has {count} rows, the official split {official}")
     return remarks
+
+
+def _repeats(splits: dict[str, Split]) -> list[str]:
+    """Rows of the other splits whose texts were trained on; some official sets have them."""
+    counts = {name: repeated(splits["train"], split) for name, split in splits.items() if name != "train"}
+    return [f"{count} of {len(splits[name])} {name} rows have the texts of a training row"
+            for name, count in counts.items() if count]  # fmt: skip
 
 
 def cut(task: Task, max_train_rows: int | None, max_eval_rows: int | None) -> Task:
@@ -213,7 +227,6 @@ def cut(task: Task, max_train_rows: int | None, max_eval_rows: int | None) -> Ta
         if limit is None or limit >= len(split):
             splits[name] = split
             continue
-        columns = {key: column and column[:limit] for key, column in vars(split).items()}
-        splits[name] = Split(**columns)
-        remarks.append(f"subset: {name} cut to its first {limit} of {len(split)} rows")
+        splits[name] = first(split, limit)
+        remarks.append(f"subset: {name} cut to its first {len(splits[name])} of {len(split)} rows")
     return replace(task, splits=splits, remarks=remarks)

@@ -84,9 +84,9 @@ def train(
         progress: told of every update, a tqdm bar, say.
 
     Raises:
-        ConfigError: `select=best` without evaluations to choose from, or a device that is not there.
+        ConfigError: `select=best` without evaluations to choose from, a device that is not there, or a method whose
+            schedule does not fit the number of updates.
         Diverged: a loss or a trained parameter is not finite.
-        ValueError: a method's schedule does not fit the number of updates.
     """
     if settings.select == "best" and (validate is None or settings.evaluate_every_epochs is None):
         raise ConfigError("train.select=best chooses among evaluations; set train.evaluate_every_epochs, e.g. to 1")
@@ -128,7 +128,10 @@ class Loop:
     ) -> dict[str, Any] | None:
         """All stages. Returns the best row of the curve, where there are scores."""
         settings, hooks = self.settings, self.hooks
-        hooks.on_train_begin(total)
+        try:
+            hooks.on_train_begin(total)
+        except ValueError as error:  # a schedule longer than the run, say: the user's to mend
+            raise ConfigError(f"the method does not fit a training of {total} updates: {error}") from error
         hooks.prepare(self.feed.calibration(), self.task_loss)
         best = Best(self.model, hooks, main, keep=settings.select == "best")
         evaluations = evaluation_steps(settings.evaluate_every_epochs, self.feed.steps_per_epoch, total)

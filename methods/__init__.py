@@ -30,6 +30,10 @@ class Method:
         identity: a new adapter leaves the backbone's outputs as they are.
         draws: a new adapter depends on the seed.
         merges: an adapter can be folded into the backbone's weights, where those exist.
+        peft_type: peft's name of it, where the method's own is taken by a method of peft's.
+        driver: the module with hooks for a tuner of peft's, which has none itself.
+        scores: how the names of those parameters end that only choose a binary mask: their gradient is straight
+            through, and a saved adapter holds the mask's bits in their place.
     """
 
     name: str
@@ -39,6 +43,9 @@ class Method:
     identity: bool = True
     draws: bool = True
     merges: bool = True
+    peft_type: str = ""
+    driver: str = ""
+    scores: str = ""
 
 
 METHODS = (
@@ -47,9 +54,79 @@ METHODS = (
     Method(
         "bitfit", "selective", "Ben Zaken et al., ACL 2022, arXiv 2106.10199", "methods.selective.bitfit", draws=False
     ),
+    Method(
+        "houlsby",
+        "additive",
+        "Houlsby et al., ICML 2019, arXiv 1902.00751",
+        "methods.additive.houlsby",
+        identity=False,
+        merges=False,
+    ),
+    Method(
+        "pfeiffer",
+        "additive",
+        "Pfeiffer et al., EACL 2021, arXiv 2005.00247",
+        "methods.additive.pfeiffer",
+        identity=False,
+        merges=False,
+    ),
+    Method(
+        "prefix",
+        "prompt",
+        "Li and Liang, ACL 2021, arXiv 2101.00190",
+        "methods.prompt.prefix",
+        identity=False,
+        merges=False,
+    ),
     Method("lora", "reparameterized", "Hu et al., ICLR 2022, arXiv 2106.09685", "peft"),
+    Method(
+        "adalora",
+        "reparameterized",
+        "Zhang et al., ICLR 2023, arXiv 2303.10512",
+        "methods.reparameterized.adalora",
+        peft_type="ADALORA_SVD",
+    ),
+    Method(
+        "adalora_peft",
+        "reparameterized",
+        "Zhang et al., ICLR 2023, arXiv 2303.10512",
+        "peft",
+        driver="methods.reparameterized.adalora_peft",
+    ),
+    Method(
+        "increlora",
+        "reparameterized",
+        "Zhang et al., 2023, arXiv 2308.12043",
+        "methods.reparameterized.increlora",
+    ),
     Method("ia3", "additive", "Liu et al., NeurIPS 2022, arXiv 2205.05638", "peft", draws=False),
+    Method(
+        "propetl",
+        "hybrid",
+        "Zeng et al., ACL 2023, arXiv 2305.17682",
+        "methods.hybrid.propetl",
+        identity=False,
+        merges=False,
+        scores=".scores",
+    ),
+    Method(
+        "propetl_lora",
+        "hybrid",
+        "Zeng et al., ACL 2023, arXiv 2305.17682",
+        "methods.hybrid.propetl_lora",
+        scores=".scores",
+    ),
+    Method(
+        "propetl_prefix",
+        "hybrid",
+        "Zeng et al., ACL 2023, arXiv 2305.17682",
+        "methods.hybrid.propetl_prefix",
+        identity=False,
+        merges=False,
+        scores=".scores",
+    ),
 )
 
 for _method in METHODS:
-    importlib.import_module(_method.file)
+    for _module in filter(None, (_method.file, _method.driver)):
+        importlib.import_module(_module)

@@ -55,19 +55,20 @@ class Adapters(nn.Module, BaseTunerLayer):
         if len(names) > 1:
             raise ValueError(f"one adapter is active at a time; {names} are {len(names)}")
         super().set_adapter(names, inference_mode)
+        self._trained = {}
         self._remount()
 
     def enable_adapters(self, enabled: bool) -> None:
         """Mount the active adapter, or unmount it. Which parameters are trained comes back as it was."""
-        if not enabled and not self.disable_adapters:
+        if enabled:
+            trained = self._trained
+            super().enable_adapters(True)
+            for parameter, requires_grad in trained.items():
+                parameter.requires_grad_(requires_grad)
+        elif not self.disable_adapters:
             self._trained = {parameter: parameter.requires_grad for parameter in self.parameters()}
             self.unmerge()
-        was_disabled = self.disable_adapters
-        super().enable_adapters(enabled)
-        if enabled and was_disabled:
-            for parameter, requires_grad in self._trained.items():
-                parameter.requires_grad_(requires_grad)
-            self._trained = {}
+            super().enable_adapters(False)
         self._remount()
 
     def delete_adapter(self, adapter_name: str) -> None:

@@ -24,10 +24,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 TaskLoss = Callable[[Tensor, Tensor], Tensor]  # (logits, labels) -> scalar
@@ -98,6 +100,10 @@ class Hooks:
     def on_train_end(self) -> None:
         """Training is over: collapse what only training needs."""
 
+    def planned_params(self) -> tuple[int, int] | None:
+        """What will be left after training where that is not what is built: at uniform allocation, and at most."""
+        return None
+
     def active_params(self) -> int | None:
         """How many of the allocated parameters survive (pruning, masks); None means all."""
         return None
@@ -107,21 +113,27 @@ class Hooks:
         return {}
 
 
+# Hooks for peft's own tuners that need some: class of the tuner -> what makes them from a tuner.
+DRIVERS: dict[type, Callable[[Any], Hooks]] = {}
+
+
 def find(model: nn.Module) -> Hooks:
-    """The hooks of a model: its tuner's where the tuner is one of ours, else hooks that do nothing."""
+    """The hooks of a model: its tuner's where the tuner is one of ours or has a driver, else hooks that do nothing."""
     inside = getattr(model, "module", None)
     if not hasattr(model, "base_model") and isinstance(inside, nn.Module):
         return find(inside)  # DistributedDataParallel and its like
     tuner = getattr(model, "base_model", None)
-    return tuner if isinstance(tuner, Hooks) else Hooks()
+    driver = DRIVERS.get(type(tuner), lambda _: Hooks())
+    return tuner if isinstance(tuner, Hooks) else driver(tuner)
 
 
 def optimizer_groups(model: nn.Module, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
     """Parameter groups for an optimiser: the method's own first, then the other trained ones with and without decay.
 
-    Biases and norm weights (every parameter of one dimension) are not decayed. Frozen parameters are left out.
+    Biases and norm weights (every parameter of one dimension) are not decayed, unless they are in a group of the
+    method's own; such a group is decayed as a whole unless it says otherwise. Frozen parameters are left out.
     """
-    groups = list(find(model).param_groups(learning_rate))
+    groups = [{"weight_decay": weight_decay} | group for group in find(model).param_groups(learning_rate)]
     taken = {id(parameter) for group in groups for parameter in group["params"]}
     rest = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in taken]
     decayed = [parameter for parameter in rest if parameter.dim() > 1]
@@ -137,9 +149,9 @@ class HooksCallback(TrainerCallback):
     """The same hooks from `transformers.Trainer`: `Trainer(..., callbacks=[HooksCallback()])`.
 
     Trainer takes its loss from the model's outputs; a tuner of ours adds its penalty there while training (see
-    `methods.tuner.Tuner.forward`). What Trainer has no place for is refused rather than skipped: several phases and a
-    `loss` of the method's own. `prepare` is called by the user before the Trainer is built, and rates of the method's
-    own need `Trainer(optimizers=(AdamW(optimizer_groups(model, lr, weight_decay)), None))`.
+    `methods.tuner.Tuner.forward`), so do not pass `compute_loss_func` to a method with a penalty. What Trainer has no
+    place for is refused rather than skipped. `prepare` is called by the user before the Trainer is built, and rates of
+    the method's own need `Trainer(optimizers=(AdamW(optimizer_groups(model, lr, weight_decay)), None))`.
     """
 
     def on_train_begin(
@@ -147,31 +159,19 @@ class HooksCallback(TrainerCallback):
     ) -> None:
         """Refuse what Trainer cannot do, then announce the number of steps."""
         hooks = find(kwargs["model"])
-        if len(hooks.phases()) > 1 or type(hooks).loss is not Hooks.loss:
-            raise ValueError(
-                f"{type(hooks).__name__} trains in phases or computes its own loss, which transformers.Trainer has no "
-                "hook for; use `python -m harness`, or a loop that follows methods/hooks.py"
-            )
-        groups = hooks.param_groups(args.learning_rate)
-        known = {id(parameter) for group in kwargs["optimizer"].param_groups for parameter in group["params"]}
-        rates = {id(p): group["lr"] for group in groups for p in group["params"]}
-        found = {
-            id(p): group.get("initial_lr", group["lr"])
-            for group in kwargs["optimizer"].param_groups
-            for p in group["params"]
-        }
-        if rates.keys() - known or any(found[key] != rate for key, rate in rates.items()):
-            raise ValueError(
-                f"{type(hooks).__name__} has learning rates of its own; build the optimiser with "
-                "methods.hooks.optimizer_groups and pass it as Trainer(optimizers=(optimizer, None))"
-            )
+        if reason := _refused(hooks, args, kwargs["optimizer"]):
+            raise ValueError(f"{type(hooks).__name__} {reason}")
         hooks.on_train_begin(state.max_steps)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Clipped, not applied. `state.global_step` counts the steps done, hence is this step's index from 0."""
-        find(kwargs["model"]).on_pre_optimizer_step(state.global_step, kwargs["optimizer"])
+        optimizer, scheduler = kwargs["optimizer"], kwargs.get("lr_scheduler")
+        known = len(optimizer.param_groups)
+        find(kwargs["model"]).on_pre_optimizer_step(state.global_step, optimizer)
+        if scheduler is not None:
+            _schedule(optimizer.param_groups[known:], getattr(scheduler, "scheduler", scheduler), state.max_steps)
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -184,3 +184,59 @@ class HooksCallback(TrainerCallback):
     ) -> None:
         """Training is over."""
         find(kwargs["model"]).on_train_end()
+
+
+def _refused(hooks: Hooks, args: TrainingArguments, optimizer: Optimizer) -> str | None:
+    """Why transformers.Trainer would train this method wrongly, or None."""
+    if len(hooks.phases()) > 1 or type(hooks).loss is not Hooks.loss:
+        return (
+            "trains in phases or computes its own loss, which transformers.Trainer has no hook for; use "
+            "`python -m harness`, or a loop that follows methods/hooks.py"
+        )
+    if type(hooks).penalty is not Hooks.penalty and (
+        args.label_smoothing_factor or args.gradient_accumulation_steps > 1
+    ):
+        return (
+            "adds a penalty to the model's loss, which transformers.Trainer replaces under label smoothing and counts "
+            "once a micro-batch under accumulation; set label_smoothing_factor=0 and gradient_accumulation_steps=1"
+        )
+    rates = {id(p): group["lr"] for group in hooks.param_groups(args.learning_rate) for p in group["params"]}
+    found = {id(p): g.get("initial_lr", g["lr"]) for g in optimizer.param_groups for p in g["params"]}
+    if any(found.get(key) != rate for key, rate in rates.items()):
+        return (
+            "has learning rates of its own; build the optimiser with methods.hooks.optimizer_groups and pass it as "
+            "Trainer(optimizers=(optimizer, None))"
+        )
+    return None
+
+
+def _schedule(groups: list[dict[str, Any]], scheduler: Any, total_steps: int) -> None:
+    """Give new parameter groups their place in Trainer's schedule: it counts its groups once, when it is made.
+
+    A group with a `start_step` follows the same curve on a clock of its own, which starts there and ends with the
+    training; one with `schedule="constant"` stays at its rate; any other follows the run's clock.
+    """
+    for group in groups:
+        if not isinstance(scheduler, LambdaLR):
+            raise ValueError(
+                f"the method adds parameter groups while it trains, and {type(scheduler).__name__} cannot take them; "
+                "use an lr_scheduler_type that makes a LambdaLR, such as linear"
+            )
+        rate: Callable[[int], float] = scheduler.lr_lambdas[0]
+        start = group.get("start_step", 0)
+        if isinstance(rate, partial) and "num_training_steps" in rate.keywords:
+            rate = partial(rate.func, **{**rate.keywords, "num_training_steps": total_steps - start})
+        if group.get("schedule") == "constant":
+            rate = partial(_constant)
+        group.setdefault("initial_lr", group["lr"])
+        scheduler.base_lrs.append(group["initial_lr"])
+        scheduler.lr_lambdas.append(partial(_later, rate, start))
+
+
+def _later(rate: Callable[[int], float], start: int, step: int) -> float:
+    """A schedule on a clock that starts at step `start`."""
+    return rate(step - start)
+
+
+def _constant(step: int) -> float:
+    return 1.0

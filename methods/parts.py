@@ -97,7 +97,8 @@ class Activation(Part):
     Args:
         site: path of the module whose output changes; a tuple output changes in its first element.
         form: maps `h` to something that adds to `y`; it computes in its own dtype. Scales and gates belong to it.
-        reads: "output" for `h = y` (sequential insertion), "input" for `h = x` (parallel insertion).
+        reads: "output" for `h = y` (sequential insertion), "input" for `h = x` (parallel insertion), "sum" for
+            `h = x + y` (the residual stream after a pre-norm sub-layer whose input is `x`).
         source: path of the module whose first input is `x`; None means `site` itself.
     """
 
@@ -111,7 +112,7 @@ class Activation(Part):
 
     def mount(self, model: nn.Module) -> None:
         """Hook the site, and the source where that is another module."""
-        if self.reads == "input":
+        if self.reads != "output":
             self.before(model.get_submodule(self.source), self._remember)
         self.after(model.get_submodule(self.site), self._change)
 
@@ -128,6 +129,8 @@ class Activation(Part):
         if not linear or matrix is None:
             return super().merged(model)
         weight, delta = owner.get_parameter("weight"), matrix()
+        if not weight.is_floating_point():
+            raise ValueError(f"{self.site}.weight is quantised ({weight.dtype}): dequantise the backbone, then merge")
         return {f"{self.site}.weight": (weight.to(delta.dtype) + delta).to(weight.dtype)}
 
     def _remember(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -136,11 +139,12 @@ class Activation(Part):
     def _change(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         y = hidden(output)
         h, self._seen = y if self._seen is None else self._seen, None
-        change = _in_own_dtype(self.form, h)
+        h = h + y if self.reads == "sum" else h
+        change = in_own_dtype(self.form, h)
         return with_hidden(output, y + change if self.add else change)
 
 
-def _in_own_dtype(form: nn.Module, states: Tensor) -> Tensor:
+def in_own_dtype(form: nn.Module, states: Tensor) -> Tensor:
     """`form(states)` computed in the form's dtype, returned in the dtype of `states`."""
     own = next((parameter.dtype for parameter in form.parameters()), states.dtype)
     return form(states.to(own)).to(states.dtype)
@@ -176,6 +180,7 @@ class Weight(Part):
         """Turn the attribute into a computed one in every module that owns the tensor."""
         for path, _, attribute in (name.rpartition(".") for name in self.names):
             owner = model.get_submodule(path)
+            _refuse_codes(owner._parameters.get(attribute), f"{path}.{attribute}", self.form)
             self._places.append((owner, attribute))
             owner.__dict__.setdefault(FORMS, {}).setdefault(attribute, []).append(self)
             owner.__class__ = _computing(_plain(type(owner)), tuple(sorted(owner.__dict__[FORMS])))
@@ -198,6 +203,15 @@ class Weight(Part):
         if base is None:
             raise ValueError(f"{self.names[0]} does not exist in the backbone, so there is nothing to merge into")
         return {self.names[0]: self.form(base).to(base.dtype)}
+
+
+def _refuse_codes(tensor: Tensor | None, name: str, form: nn.Module) -> None:
+    """Raises ValueError for a quantised weight: a form computes with values, and the tensor holds codes."""
+    if tensor is not None and not tensor.is_floating_point():
+        raise ValueError(
+            f"{name} is quantised ({tensor.dtype}), and {type(form).__name__} computes with the full weight; load the "
+            "backbone unquantised (quantization=none), or choose a method that adds to activations, such as LoRA"
+        )
 
 
 @cache
@@ -229,6 +243,7 @@ def _property(attribute: str) -> property:
                 weight = part.form(weight)
         except AttributeError as error:  # torch would answer it with the frozen tensor, and nobody would notice
             raise RuntimeError(f"the form of {type(owner).__name__}.{attribute} failed: {error}") from error
-        return weight
+        # An alias, or bitsandbytes, which casts a layer's bias by assigning to its data, would cast what is trained.
+        return weight.view_as(weight) if isinstance(weight, nn.Parameter) else weight
 
     return property(value)

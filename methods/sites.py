@@ -139,3 +139,13 @@ def layer(path: str) -> tuple[str, int]:
     if match is None:
         raise ValueError(f"'{path}' lies in no layer of an encoder or decoder")
     return match[1], int(match[2])
+
+
+def is_cross(path: str) -> bool:
+    """Whether a path belongs to cross-attention: a decoder's attention to the encoder."""
+    return re.search(r"\.(?:encoder_attn|EncDecAttention)\b|decoder\.block\.\d+\.layer\.1\.", path) is not None
+
+
+def is_pre_norm(model_type: str) -> bool:
+    """Whether a sub-layer normalises its input (T5) and not its sum with the residual."""
+    return regex(model_type, "ffn_input") != regex(model_type, "ffn_residual")

@@ -64,9 +64,9 @@ def register(name: str, config_cls: type[TunerConfig], tuner_cls: type[Tuner]) -
     """Make peft know a method: its type `NAME`, the prefix `name_`, and its two classes. Twice is as good as once.
 
     peft's enumeration of types is closed: `register_peft_method` refuses a name that is not a member and an
-    enumeration with members cannot be subclassed, so a member is added by hand.
+    enumeration with members cannot be subclassed, so a member is added by hand. Raises ValueError for a name that
+    peft itself uses: `ADALORA` is peft's AdaLoRA, for everyone in the process.
     """
-    config_cls.method, tuner_cls.prefix = name, f"{name}_"
     key = name.upper()
     if key not in PeftType.__members__:
         member: Any = str.__new__(PeftType, key)
@@ -78,6 +78,7 @@ def register(name: str, config_cls: type[TunerConfig], tuner_cls: type[Tuner]) -
     known = PEFT_TYPE_TO_CONFIG_MAPPING.get(PeftType[key])
     if known is not None and not issubclass(known, TunerConfig):
         raise ValueError(f"peft has a method '{name}' of its own; register this one under another name")
+    config_cls.method, tuner_cls.prefix = name, f"{name}_"
     mappings: list[Any] = [PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING]
     for mapping in mappings:
         mapping.pop(PeftType[key], None)

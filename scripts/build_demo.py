@@ -16,9 +16,10 @@ from pathlib import Path
 
 import torch
 from demo_corpus import documents
-from demo_models import BACKBONES, build_tokenizer, word_counts
+from demo_models import BACKBONES
 from demo_pretrain import pretrain
 from demo_tasks import SIZES, build_task, to_tsv
+from demo_tokenizers import build_tokenizer, word_counts
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 

@@ -15,7 +15,8 @@ from itertools import islice
 
 import torch
 from demo_corpus import CONNECTIVES, documents
-from demo_models import SENTINELS, build_model
+from demo_models import build_model
+from demo_tokenizers import SENTINELS
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -36,10 +37,10 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    "deberta": Recipe(3500, 1.5e-3),
-    "roberta": Recipe(3500, 1.5e-3),
-    "bart": Recipe(3500, 1.5e-3),
-    "t5": Recipe(3500, 2e-3),
+    "deberta": Recipe(6000, 1.5e-3),
+    "roberta": Recipe(6000, 1.5e-3),
+    "bart": Recipe(5000, 1.5e-3),
+    "t5": Recipe(5000, 2e-3),
 }
 
 
@@ -75,12 +76,12 @@ def pad(rows: list[list[int]], value: int) -> Tensor:
 
 
 def mask_tokens(tokenizer: PreTrainedTokenizerFast) -> Corrupt:
-    """Masked language modelling as in BERT; a connective is masked every other time.
+    """Masked language modelling as in BERT; never of punctuation, and of a connective every other time.
 
     A connective is the only word that tells how two clauses relate, so masking it often is what makes the model
     compare them.
     """
-    specials = set(tokenizer.all_special_ids)
+    fixed = set(tokenizer.all_special_ids) | set(tokenizer(".,", add_special_tokens=False)["input_ids"])
     words = [f" {word}" for choice in CONNECTIVES.values() for word in choice]
     connectives = {tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in words}
     mask, size, padding = tokenizer.mask_token_id, len(tokenizer), tokenizer.pad_token_id
@@ -90,7 +91,7 @@ def mask_tokens(tokenizer: PreTrainedTokenizerFast) -> Corrupt:
         for row in rows:
             before, after = list(row), [IGNORED] * len(row)
             for place, token in enumerate(row):
-                if token in specials or rng.random() >= (0.5 if token in connectives else 0.2):
+                if token in fixed or rng.random() >= (0.5 if token in connectives else 0.2):
                     continue
                 after[place] = token
                 draw = rng.random()
@@ -144,7 +145,7 @@ def span_corruption(tokenizer: PreTrainedTokenizerFast) -> Corrupt:
         inputs, labels = [], []
         for row in rows:
             body, kept, target, last = row[:-1], [], [], 0
-            for sentinel, (start, end) in zip(sentinels, spans(len(body), 0.25, 1.7, rng)):
+            for sentinel, (start, end) in zip(sentinels, spans(len(body), 0.25, 1.7, rng), strict=False):
                 kept += [*body[last:start], sentinel]
                 target += [sentinel, *body[start:end]]
                 last = end
@@ -179,16 +180,23 @@ def schedule(step: int, recipe: Recipe) -> float:
     return min((step + 1) / warmup, (recipe.steps - step) / (recipe.steps - warmup))
 
 
+def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
+    """Switch dropout off in the modules; the configuration, which is what gets saved, keeps its rates."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "dropout", None), float):
+            vars(module)["dropout"] = 0.0
+    return model
+
+
 def pretrain(
     name: str, tokenizer: PreTrainedTokenizerFast, seed: int, report: Callable[[str], None] = print
 ) -> tuple[PreTrainedModel, float]:
     """Pre-train one backbone from scratch; returns it with its held-out loss."""
     recipe = RECIPES[name]
     torch.manual_seed(seed)
-    model = build_model(name, len(tokenizer))
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    model = without_dropout(build_model(name, len(tokenizer)))
     corrupt = CORRUPTIONS[name](tokenizer)
     stream = batches(tokenizer, corrupt, recipe.batch_size, seed, seed)
     optimizer = torch.optim.AdamW(

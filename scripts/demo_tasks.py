@@ -11,16 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from random import Random
 
-from grammar import (
-    ENTAILED,
-    Phrase,
-    any_noun,
-    maybe,
-    related_pairs,
-    render,
-    thing_clause,
-    vary,
-)
+from clauses import Phrase, maybe, render, thing_clause, vary
+from demo_constructions import CONSTRUCTIONS, Row
+from grammar import ENTAILED, related_pairs
 from lexicon import (
     COLOURS,
     DAYS,
@@ -35,10 +28,8 @@ from lexicon import (
     past,
     plural,
     split_lexicon,
-    third,
 )
 
-Row = tuple[str, ...]
 SIZES: dict[str, dict[str, int]] = {
     "entailment": {"train": 3000, "validation": 500, "test": 1500},
     "acceptability": {"train": 3000, "validation": 500, "test": 1500},
@@ -51,6 +42,16 @@ COLUMNS: dict[str, Row] = {
     "similarity": ("sentence1", "sentence2", "score"),
     "summarization": ("document", "summary"),
 }
+# Mostly two changes at once, which pre-training text never has; groups of `composed` are the largest ones, too.
+PHENOMENA_SHARES: dict[str, float] = {
+    "composed": 0.42,
+    "hypernym": 0.14,
+    "manner": 0.12,
+    "modifier": 0.1,
+    "membership": 0.1,
+    "state": 0.06,
+    "role": 0.06,
+}
 COUNTS: tuple[str, ...] = ("one", "two", "three")
 
 
@@ -58,88 +59,8 @@ def entailment_rows(rng: Random, lexicon: Lexicon, training: bool) -> list[Row]:
     """One balanced group of labelled pairs; passives that carry a place are kept for validation and test."""
     return [
         (first, second, "entailment" if relation == ENTAILED else "not_entailment")
-        for first, second, relation, _ in related_pairs(rng, lexicon, passive_place=not training)
+        for first, second, relation, _ in related_pairs(rng, lexicon, PHENOMENA_SHARES, passive_place=not training)
     ]
-
-
-def ending(rng: Random) -> str:
-    """An optional place and the full stop."""
-    place = maybe(rng, 0.4, PLACES)
-    return f" in the {place}." if place else "."
-
-
-def agreement(rng: Random, lexicon: Lexicon) -> list[Row]:
-    """Number agreement of subject and verb: the same four words in two good and two bad sentences."""
-    noun, verb = any_noun(rng, lexicon), rng.choice(lexicon.manners)
-    colour = maybe(rng, 0.4, COLOURS)
-    head = f"the {colour} " if colour else "the "
-    return [
-        (
-            f"{head}{plural(noun) if many else noun} {third(verb) if single else verb}{ending(rng)}",
-            str(int(many != single)),
-        )
-        for many in (False, True)
-        for single in (False, True)
-    ]
-
-
-def auxiliary(rng: Random, lexicon: Lexicon) -> list[Row]:
-    """ "did not" wants the base form, a bare singular subject the past form."""
-    verb = rng.choice(rng.choice(THING_VERBS))
-    rows = []
-    for helper in ("", "did not "):
-        for form in (verb, past(verb)):
-            noun = rng.choice(lexicon.leaves)
-            text = f"{rng.choice(PEOPLE)} {helper}{form} {article(noun)} {noun}{ending(rng)}"
-            rows.append((text, str(int((form == verb) == bool(helper)))))
-    return rows
-
-
-def counting(rng: Random, lexicon: Lexicon) -> list[Row]:
-    """A numeral wants the plural, "every" and "one" the singular."""
-    noun = rng.choice(lexicon.leaves)
-    rows = []
-    for det, many in ((rng.choice(("every", "one")), False), (rng.choice(("two", "three")), True)):
-        for form in (noun, plural(noun)):
-            verb = past(rng.choice(rng.choice(THING_VERBS)))
-            rows.append((f"{rng.choice(PEOPLE)} {verb} {det} {form}{ending(rng)}", str(int((form != noun) == many))))
-    return rows
-
-
-def reflexive(rng: Random, lexicon: Lexicon) -> list[Row]:
-    """A reflexive pronoun takes the gender of the person it goes back to."""
-    rows = []
-    for name, pronoun in ((n, p) for n in rng.sample(PEOPLE, 2) for p in ("himself", "herself")):
-        verb = past(rng.choice(("wash", "clean", "draw", "sketch", "hide", "watch")))
-        rows.append((f"{name} {verb} {pronoun}{ending(rng)}", str(int((name in MEN) == (pronoun == "himself")))))
-    return rows
-
-
-def word_order(rng: Random, lexicon: Lexicon) -> list[Row]:
-    """Two good sentences and, of the same words, two scrambled ones."""
-    rows = []
-    for good in (True, False, True, False):
-        noun, colour = rng.choice(lexicon.leaves), rng.choice(COLOURS)
-        name, verb = rng.choice(PEOPLE), past(rng.choice(rng.choice(THING_VERBS)))
-        det, tail = article(colour), ending(rng)
-        orders = (
-            f"{name} {verb} {det} {noun} {colour}",
-            f"{name} {det} {colour} {noun} {verb}",
-            f"{verb} {name} {det} {colour} {noun}",
-            f"{name} {verb} {colour} {det} {noun}",
-        )
-        text = f"{name} {verb} {det} {colour} {noun}" if good else rng.choice(orders)
-        rows.append((text + tail, str(int(good))))
-    return rows
-
-
-CONSTRUCTIONS: tuple[Callable[[Random, Lexicon], list[Row]], ...] = (
-    agreement,
-    auxiliary,
-    counting,
-    reflexive,
-    word_order,
-)
 
 
 def acceptability_rows(rng: Random, lexicon: Lexicon, training: bool) -> list[Row]:

@@ -1,9 +1,8 @@
-"""The seeded grammar: clauses, the sentences that express them, and the relations that hold between clauses.
+"""The seeded grammar: which relations hold between the clauses of the invented world.
 
-A `Clause` is a meaning; `render` turns it into one English sentence. The relation functions (`hypernym`,
-`membership`, ...) return groups of clause pairs with the relation that holds. A group is built so that each of its
-words occurs on the same side equally often with and without entailment: the words alone say nothing about the label,
-neither does their overlap, and a classifier has to combine the two sentences.
+The relation functions (`hypernym`, `membership`, ...) return groups of clause pairs with the relation that holds. A
+group is built so that each of its words occurs on the same side equally often with and without entailment: the words
+alone say nothing about the label, neither does their overlap, and a classifier has to combine the two sentences.
 
 All randomness comes from the `random.Random` that the caller passes in.
 """
@@ -11,9 +10,24 @@ All randomness comes from the `random.Random` that the caller passes in.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from random import Random
 
+from clauses import (
+    Clause,
+    Phrase,
+    any_noun,
+    generalised,
+    maybe,
+    person,
+    quantified_clause,
+    render,
+    specific_act,
+    specific_crowd,
+    thing_clause,
+    vary,
+)
 from lexicon import (
     COLOURS,
     GENERAL_OF,
@@ -23,117 +37,32 @@ from lexicon import (
     PERSON_VERBS,
     PLACES,
     SYNONYM,
-    THING_VERBS,
     TOP_OF,
-    TOPS,
     Lexicon,
-    article,
     is_a,
-    participle,
-    past,
-    third,
 )
 
 ENTAILED, UNKNOWN, FALSE = "entailed", "unknown", "false"
-QUANTIFIERS = ("every", "some", "no")
 
 
-@dataclass(frozen=True)
-class Phrase:
-    """A noun phrase; an empty determiner marks a person's name."""
-
-    noun: str
-    det: str = ""
-    colour: str = ""
-
-
-@dataclass(frozen=True)
-class Clause:
-    """Who did (or was) what, to which thing, where. `verb` is a lemma; "be" takes `state`, an adjective."""
-
-    subject: Phrase
-    verb: str
-    object: Phrase | None = None
-    state: str = ""
-    place: str = ""
-    negated: bool = False
-    passive: bool = False
-
-
+# Whether a quantified sentence stays true when its noun, and when its verb phrase, is made more general.
+QUANTIFIERS: dict[str, tuple[bool, bool]] = {
+    "some": (True, True),
+    "no": (False, False),
+    "every": (False, True),
+    "not every": (True, False),
+}
 Relation = tuple[Clause, Clause, str]
-
-
-def phrase_text(phrase: Phrase) -> str:
-    """Write a noun phrase, choosing between "a" and "an"."""
-    words = [word for word in (phrase.colour, phrase.noun) if word]
-    if phrase.det == "a":
-        return " ".join([article(words[0]), *words])
-    return " ".join([phrase.det, *words] if phrase.det else words)
-
-
-def predicate(clause: Clause, present: bool) -> str:
-    """The verb group of an active sentence, negated if the clause is."""
-    if clause.verb == "be":
-        be = "is" if present else "was"
-        return f"{be} not {clause.state}" if clause.negated else f"{be} {clause.state}"
-    if clause.negated:
-        return f"{'does' if present else 'did'} not {clause.verb}"
-    return third(clause.verb) if present else past(clause.verb)
-
-
-def passive_text(clause: Clause) -> str:
-    """The passive sentence; an indefinite object under negation becomes "no ...", which keeps the meaning."""
-    assert clause.object is not None
-    theme, be = clause.object, "was"
-    if clause.negated and theme.det == "a":
-        theme = replace(theme, det="no")
-    elif clause.negated:
-        be = "was not"
-    return f"{phrase_text(theme)} {be} {participle(clause.verb)} by {phrase_text(clause.subject)}"
-
-
-def render(clause: Clause, present: bool = False) -> str:
-    """Write the clause as one lower-case sentence with its full stop."""
-    if clause.passive and clause.object is not None:
-        text = passive_text(clause)
-    else:
-        parts = [phrase_text(clause.subject), predicate(clause, present)]
-        if clause.object is not None:
-            parts.append(phrase_text(clause.object))
-        text = " ".join(parts)
-    return f"{text} in the {clause.place}." if clause.place else f"{text}."
-
-
-def maybe(rng: Random, share: float, options: tuple[str, ...]) -> str:
-    """One of `options` with probability `share`, else the empty string."""
-    return rng.choice(options) if rng.random() < share else ""
-
-
-def person(rng: Random) -> Phrase:
-    """A random person."""
-    return Phrase(rng.choice(PEOPLE))
-
-
-def thing_clause(rng: Random, noun: str) -> Clause:
-    """A person acting on an indefinite `noun`."""
-    verb = rng.choice(rng.choice(THING_VERBS))
-    return Clause(person(rng), verb, Phrase(noun, "a", maybe(rng, 0.2, COLOURS)), place=maybe(rng, 0.2, PLACES))
-
-
-def quantified_clause(rng: Random, noun: str, det: str, manners: tuple[str, ...]) -> Clause:
-    """A quantified `noun` doing something intransitive."""
-    verb = rng.choice(manners) if rng.random() < 0.5 else GENERAL_OF[rng.choice(manners)]
-    return Clause(Phrase(noun, det, maybe(rng, 0.2, COLOURS)), verb, place=maybe(rng, 0.2, PLACES))
 
 
 def noun_context(rng: Random, lexicon: Lexicon, upward: bool) -> Callable[[str], Clause]:
     """A clause with a gap for a noun; `upward` tells whether a more general noun keeps it true."""
-    if rng.random() < 0.6:
+    if rng.random() < 0.7:
         thing = replace(thing_clause(rng, "x"), negated=not upward)
         assert thing.object is not None
         gap = thing.object
         return lambda noun: replace(thing, object=replace(gap, noun=noun))
-    det = "some" if upward else rng.choice(("every", "no"))
+    det = rng.choice([det for det, (noun_up, _) in QUANTIFIERS.items() if noun_up == upward])
     frame = quantified_clause(rng, "x", det, lexicon.manners)
     return lambda noun: replace(frame, subject=replace(frame.subject, noun=noun))
 
@@ -180,12 +109,12 @@ def membership(rng: Random, lexicon: Lexicon) -> list[Relation]:
 
 
 def manner_context(rng: Random, lexicon: Lexicon, upward: bool) -> Callable[[str], Clause]:
-    """A clause with a gap for an intransitive verb; "every" is upward here, as the gap is outside its restrictor."""
+    """A clause with a gap for an intransitive verb; `upward` tells whether a more general verb keeps it true."""
     place = maybe(rng, 0.2, PLACES)
     if rng.random() < 0.6:
         subject, negated = person(rng), not upward
     else:
-        det = rng.choice(("every", "some")) if upward else "no"
+        det = rng.choice([det for det, (_, verb_up) in QUANTIFIERS.items() if verb_up == upward])
         subject, negated = Phrase(rng.choice(lexicon.leaves + MIDDLES), det), False
     return lambda verb: Clause(subject, verb, place=place, negated=negated)
 
@@ -194,11 +123,6 @@ def manner(rng: Random, lexicon: Lexicon) -> list[Relation]:
     """sprinted -> ran, and did not run -> did not sprint."""
     low = rng.choice(lexicon.manners)
     return both_ways(rng, low, GENERAL_OF[low], lambda upward: manner_context(rng, lexicon, upward))
-
-
-def any_noun(rng: Random, lexicon: Lexicon) -> str:
-    """A noun from any level of the taxonomy, mostly a leaf."""
-    return rng.choice(rng.choices((lexicon.leaves, MIDDLES, TOPS), (6, 3, 1))[0])
 
 
 def modifier(rng: Random, lexicon: Lexicon) -> list[Relation]:
@@ -252,35 +176,73 @@ def role(rng: Random, lexicon: Lexicon) -> list[Relation]:
     return pairs
 
 
-PHENOMENA: dict[str, tuple[Callable[[Random, Lexicon], list[Relation]], float]] = {
-    "hypernym": (hypernym, 0.25),
-    "membership": (membership, 0.27),
-    "manner": (manner, 0.12),
-    "modifier": (modifier, 0.12),
-    "state": (state, 0.12),
-    "role": (role, 0.12),
+# Which of two changes are sound. Twice both, so that half of the pairs are entailed.
+SOUNDNESS = ((True, True), (True, True), (True, False), (False, True))
+
+
+def composed(rng: Random, lexicon: Lexicon) -> list[Relation]:
+    """Two changes at once, entailed if each goes the right way for its place in the sentence.
+
+    An act has one polarity throughout, so one change is of the noun, which alters no length. A quantified sentence has
+    one for its noun and one for its verb phrase; over the four quantifiers, every look is as often sound as not.
+    """
+    frames: list[tuple[Callable[[], Clause], tuple[bool, bool]]]
+    if rng.random() < 0.6:
+        slots = ("noun", rng.choice(("colour", "place")))
+        frames = [(partial(specific_act, rng, lexicon, not upward), (upward, upward)) for upward in (True, False)]
+    else:
+        slots = (rng.choice(("noun", "colour")), rng.choice(("place", "manner")))
+        frames = [(partial(specific_crowd, rng, lexicon, det), polarity) for det, polarity in QUANTIFIERS.items()]
+    hypernyms = {leaf: generalise(rng, leaf) for leaf in lexicon.leaves}
+    absent = [slot for slot in ("colour", "place") if slot not in slots and rng.random() < 0.8]
+    pairs = []
+    for frame, polarity in frames:
+        for sound in SOUNDNESS:
+            clause = frame()
+            for slot in absent:
+                clause = generalised(clause, slot, hypernyms)
+            pairs.append(changed(clause, slots, polarity, sound, hypernyms))
+    return pairs
+
+
+def changed(
+    clause: Clause,
+    slots: tuple[str, str],
+    polarity: tuple[bool, bool],
+    sound: tuple[bool, bool],
+    hypernyms: dict[str, str],
+) -> Relation:
+    """The pair that relaxes each slot on one side: after the step where that is sound, before it where it is not."""
+    before = after = clause
+    for slot, upward, right in zip(slots, polarity, sound, strict=True):
+        if right == upward:
+            after = generalised(after, slot, hypernyms)
+        else:
+            before = generalised(before, slot, hypernyms)
+    return before, after, ENTAILED if all(sound) else UNKNOWN
+
+
+PHENOMENA: dict[str, Callable[[Random, Lexicon], list[Relation]]] = {
+    "hypernym": hypernym,
+    "membership": membership,
+    "manner": manner,
+    "modifier": modifier,
+    "state": state,
+    "role": role,
+    "composed": composed,
 }
 
 
-def vary(rng: Random, clause: Clause, passive_place: bool = True, share: float = 0.3) -> Clause:
-    """Reword a clause without changing its meaning: a synonym for its verb, the passive, each with chance `share`.
+def related_pairs(
+    rng: Random, lexicon: Lexicon, shares: dict[str, float], passive_place: bool = True
+) -> list[tuple[str, str, str, str]]:
+    """One balanced group as text: (first sentence, second sentence, relation, phenomenon).
 
-    `passive_place` says whether a passive may also carry a place; entailment's training rows never combine the two.
+    `shares` weighs the groups of each phenomenon.
     """
-    if clause.object is None:
-        return clause
-    if rng.random() < share:
-        clause = replace(clause, verb=SYNONYM[clause.verb])
-    if clause.object.det and rng.random() < share and (passive_place or not clause.place):
-        clause = replace(clause, passive=True)
-    return clause
-
-
-def related_pairs(rng: Random, lexicon: Lexicon, passive_place: bool = True) -> list[tuple[str, str, str, str]]:
-    """One balanced group as text: (first sentence, second sentence, relation, phenomenon)."""
-    name = rng.choices(tuple(PHENOMENA), [share for _, share in PHENOMENA.values()])[0]
+    name = rng.choices(tuple(shares), tuple(shares.values()))[0]
     rows = []
-    for before, after, relation in PHENOMENA[name][0](rng, lexicon):
+    for before, after, relation in PHENOMENA[name](rng, lexicon):
         if name != "role":
             before, after = vary(rng, before, passive_place), vary(rng, after, passive_place)
         rows.append((render(before), render(after), relation, name))

@@ -6,11 +6,13 @@ Being here, this file also puts `tests/` on the path: `from hub import Hub`, `fr
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["HARNESS_CACHE"] = tempfile.mkdtemp(prefix="harness-cache-")  # never the user's own
 
 
 @pytest.fixture(scope="session")

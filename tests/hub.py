@@ -91,7 +91,8 @@ def parquet_repository(configs: dict[str, dict[str, Any]]) -> Files:
     """A dataset repository as the hub stores converted sets: a Parquet file a split, the schema in the README.
 
     Args:
-        configs: configuration -> {"features": {column: dtype, or the names of its classes}, "splits": {split: rows}}.
+        configs: configuration -> {"features": {column: dtype, the names of its classes, or (Arrow type, how the README
+            says it)}, "splits": {split: rows}}.
     """
     import pyarrow
     from pyarrow import parquet
@@ -100,7 +101,10 @@ def parquet_repository(configs: dict[str, dict[str, Any]]) -> Files:
     header: dict[str, Any] = {"dataset_info": [], "configs": []}
     for name, config in configs.items():
         kinds = {column: "int64" if isinstance(kind, list) else kind for column, kind in config["features"].items()}
-        schema = pyarrow.schema([(column, getattr(pyarrow, kind)()) for column, kind in kinds.items()])
+        arrow = {
+            column: kind[0] if isinstance(kind, tuple) else getattr(pyarrow, kind)() for column, kind in kinds.items()
+        }
+        schema = pyarrow.schema(list(arrow.items()))
         splits, paths = [], []
         for split, rows in config["splits"].items():
             sink = io.BytesIO()
@@ -108,15 +112,17 @@ def parquet_repository(configs: dict[str, dict[str, Any]]) -> Files:
             files[f"{name}/{split}-00000-of-00001.parquet"] = sink.getvalue()
             splits.append({"name": split, "num_bytes": len(sink.getvalue()), "num_examples": len(rows)})
             paths.append({"split": split, "path": f"{name}/{split}-*"})
-        features = [{"name": column, "dtype": _dtype(kind)} for column, kind in config["features"].items()]
+        features = [{"name": column} | _told(kind) for column, kind in config["features"].items()]
         header["dataset_info"].append({"config_name": name, "features": features, "splits": splits})
         header["configs"].append({"config_name": name, "data_files": paths})
     files["README.md"] = f"---\n{yaml.safe_dump(header, sort_keys=False)}---\n".encode()
     return files
 
 
-def _dtype(kind: str | list[str]) -> Any:
-    return kind if isinstance(kind, str) else {"class_label": {"names": dict(enumerate(kind))}}
+def _told(kind: str | list[str] | tuple[Any, dict[str, Any]]) -> dict[str, Any]:
+    if isinstance(kind, tuple):
+        return kind[1]
+    return {"dtype": kind if isinstance(kind, str) else {"class_label": {"names": dict(enumerate(kind))}}}
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -43,8 +43,9 @@ class NewBias(nn.Module):
         self.__dict__["layer"] = layer  # not a child: the layer belongs to the backbone
 
     def forward(self, base: None) -> Tensor:
-        """The bias in the dtype of its layer's weight."""
-        return self.value.to(self.layer.weight.dtype)
+        """The bias in the dtype of its layer's weight; a quantised one has no dtype of its own to follow."""
+        kind = self.layer.weight.dtype
+        return self.value.to(kind) if kind.is_floating_point else self.value
 
 
 class BitFitTuner(Tuner):

@@ -9,7 +9,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from harness import compose, recipe
+from harness import compose, recipe, rows
 from harness.config import RunConfig
 from harness.errors import ConfigError
 from harness.paths import CONF
@@ -60,15 +60,14 @@ def test_a_missing_recipe_is_said():
 
 
 def test_every_recipe_row_sets_keys_that_exist():
-    for name, rows in recipe._files().items():
-        for row in rows:
+    whole = {m: hydra_compose("config", overrides=[f"method={m}", "~recipe"]) for m in compose.options("method")}
+    for name, found in recipe.files().items():
+        for row in found:
             assert row["source"], name
-            for method in [m for m in compose.options("method") if recipe._fits(row | {"model": "*"}, {
-                "method": m, "model": "*", "budget": row.get("budget", "*"), "task": row.get("task", "*")})]:  # fmt: skip
-                config = hydra_compose("config", overrides=[f"method={method}", "~recipe"])
+            for method in [m for m in compose.options("method") if rows.fits(row, {"method": m})]:
                 for key in row["set"]:
-                    node = config
-                    for part in key.split("."):
+                    node = whole[method]
+                    for part in key.removeprefix("model.config.").split(".") if "model.config." not in key else ():
                         assert part in node, f"{name}: {key} is no key of {method}"
                         node = node[part]
 

@@ -184,3 +184,16 @@ def test_evaluation_takes_the_longest_first(lengths, batch_size):
     order = [row for batch in sorted_batches(lengths, batch_size) for row in batch]
     assert sorted(order) == list(range(len(lengths)))
     assert [lengths[row] for row in order] == sorted(lengths, reverse=True)
+
+
+def test_a_row_that_is_too_long_takes_its_shorter_text(tokenizers):
+    words = ["a " * 40, "a " * 6, "a"]
+    rows = Split(
+        ["0", "1", "2"], [words[0], words[1], words[0]], None, [0, 0, 0], shorter=[words[1:], words[1:], [words[0]] * 2]
+    )
+    found = encode(rows, tokenizers["deberta"], kind="classification", max_length_tokens=12, max_target_tokens=4)
+    alone = [
+        tokenizers["deberta"](text, truncation=True, max_length=12).input_ids for text in (words[1], words[1], words[0])
+    ]
+    assert [list(row) for row in found.input_ids] == alone
+    assert found.truncated_rows == 1, "only the row whose shortest text is too long"

@@ -12,9 +12,9 @@ from rouge_score import rouge_scorer
 from scipy import stats
 from sklearn import metrics as sklearn
 
-from harness.config import METRICS
 from harness.errors import ConfigError
 from harness.metrics import CLASSES, compute
+from harness.schema import METRICS
 
 RANDOM = np.random.default_rng(0)
 CASES = [(RANDOM.integers(0, 2, rows).tolist(), RANDOM.integers(0, 2, rows).tolist()) for rows in (7, 50, 277, 1043)]
@@ -24,6 +24,12 @@ SAMPLES = {
     "matthews": ([0, 1], [0, 0]),
     "pearson_spearman": ([0.5, 1.5], [1.0, 2.0]),
     "rouge": (["a cat"], ["a dog"]),
+    "accuracy_macro_f1": ([0, 1, 2], [0, 0, 2]),
+    "choice": ([0.5, 1.5], [[1.0], [0.0]], ["q", "q"]),
+    "multirc": ([0, 1], [0, 0], ["q", "q"]),
+    "record": ([0.5, 1.5], [[1.0, 1.0], [0.5, 0.0]], ["q", "q"]),
+    "record_text": (["a cat"], [["a dog", "the cat"]]),
+    "superni": (["a cat"], [["a dog", "the cat"]]),
 }
 
 
@@ -97,17 +103,71 @@ def test_rouge_agrees_with_rouge_score():
 def test_rouge_worked_by_hand():
     scores = compute("rouge", ["the cats sat"], ["the cat sat down"])
     # Stemmed, 3 of 3 and of 4 words match, and 2 of 2 and of 3 pairs; F = 2 * matches / (3 + 4), (2 + 3).
-    assert scores == pytest.approx({"rouge1": 600 / 7, "rouge2": 80.0, "rougeL": 600 / 7, "rougeLsum_newline": 600 / 7})
+    whole = dict.fromkeys(("rouge1", "rougeL", "rougeLsum_newline", "rougeLsum_punctuation"), 600 / 7)
+    assert scores == pytest.approx(whole | {"rouge2": 80.0})
     # Line breaks alone separate sentences: their order matters for rougeL only.
     swapped = compute("rouge", ["dogs slept\nthe cat sat"], ["the cat sat\ndogs slept"])
     assert swapped["rougeLsum_newline"] == pytest.approx(100.0)
     assert swapped["rougeL"] == pytest.approx(60.0)
+    # The other name splits after `.`, `!` and `?` too.
+    stopped = compute("rouge", ["Dogs slept. The cat sat."], ["The cat sat. Dogs slept."])
+    assert stopped["rougeLsum_punctuation"] == pytest.approx(100.0)
+    assert stopped["rougeLsum_newline"] == stopped["rougeL"] == pytest.approx(60.0)
 
 
 def test_names_and_scores_are_those_of_the_schema():
     assert CLASSES.keys() == METRICS.keys() == SAMPLES.keys()
     for metric, sample in SAMPLES.items():
         assert tuple(compute(metric, *sample)) == METRICS[metric]
+
+
+@pytest.mark.parametrize("rows", [5, 56, 400])
+def test_three_classes_agree_with_scikit_learn(rows):
+    found, true = RANDOM.integers(0, 3, rows).tolist(), RANDOM.integers(0, 3, rows).tolist()
+    scores = compute("accuracy_macro_f1", found, true)
+    assert scores["macro_f1"] == pytest.approx(100 * sklearn.f1_score(true, found, average="macro"), abs=1e-9)
+    assert scores["accuracy"] == pytest.approx(100 * sklearn.accuracy_score(true, found), abs=1e-9)
+    mean = (scores["macro_f1"] + scores["accuracy"]) / 2
+    assert scores["accuracy_macro_f1"] == pytest.approx(mean)
+    found[0] = -1
+    expected = sklearn.f1_score(true, found, average="macro", labels=sorted({*found, *true} - {-1}))
+    assert compute("accuracy_macro_f1", found, true)["macro_f1"] == pytest.approx(100 * expected, abs=1e-9)
+    assert compute("matthews", found, true)["matthews"] == pytest.approx(100 * sklearn.matthews_corrcoef(true, found))
+
+
+def test_an_answer_that_says_no_class_is_wrong_in_every_score():
+    # For F1 it is the other class: one more missed positive, one more false alarm.
+    assert compute("accuracy_f1", [1, -1, -1], [1, 1, 0]) == compute("accuracy_f1", [1, 0, 1], [1, 1, 0])
+    assert compute("multirc", [-1, 1], [0, 1], ["a", "b"]) == compute("multirc", [1, 1], [0, 1], ["a", "b"])
+    assert compute("matthews", [-1, -1, -1, -1], [1, 0, 1, 0])["matthews"] == 0.0
+    assert compute("accuracy", [-1, 2], [1, 2])["accuracy"] == 50.0
+
+
+def test_multirc_worked_by_hand():
+    # Answers of two questions: the first all right, the second with one false alarm and one miss.
+    scores = compute("multirc", [1, 0, 1, 0, 0], [1, 0, 0, 1, 0], ["1", "1", "2", "2", "2"])
+    assert scores == pytest.approx({"f1a": 100 * 2 / 4, "em": 50.0, "f1a_em": 50.0})
+    shuffled = compute("multirc", [1, 1, 0, 0, 0], [0, 1, 1, 0, 0], ["2", "1", "2", "1", "2"])
+    assert shuffled == pytest.approx(scores)
+    with pytest.raises(ValueError, match="group"):
+        compute("multirc", [1], [1])
+
+
+def test_choices_worked_by_hand():
+    # The largest of each group is taken, of equal ones the first; group b is wrong.
+    groups, right = ["a", "b", "a", "b", "c", "c"], [[0.0], [1.0], [1.0], [0.0], [1.0], [0.0]]
+    assert compute("choice", [-2.0, -1.0, -1.0, 3.0, 0.0, 0.0], right, groups) == pytest.approx({"accuracy": 200 / 3})
+    earns = [[1.0, 1.0], [0.5, 0.0], [2 / 3, 0.0], [0.0, 0.0]]
+    scores = compute("record", [0.1, 0.0, 4.0, 3.0], earns, ["a", "a", "b", "b"])
+    assert scores == pytest.approx({"f1": 100 * (1 + 2 / 3) / 2, "em": 50.0, "f1_em": (500 / 6 + 50) / 2})
+
+
+def test_generated_answers_worked_by_hand():
+    scores = compute("record_text", ["The Rolling Stones!", "John Q. Smith"], [["rolling stones"], ["Smith", "John"]])
+    # "john q smith" against "smith": 1 of 3 and 1 of 1 words, F1 = 2 / 4.
+    assert scores == pytest.approx({"f1": 75.0, "em": 50.0, "f1_em": 62.5})
+    best = compute("superni", ["the cats sat", "no"], [["a dog", "the cat sat down"], ["No."]])
+    assert best == pytest.approx({"rougeL": (600 / 7 + 100) / 2, "exact_match": 50.0})
 
 
 def test_bad_calls_are_refused():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -16,13 +18,14 @@ from transformers import (
 )
 
 from harness.config import TrainConfig
-from harness.optimizer import align, build, parameter_groups, set_rates, trained
+from harness.errors import ConfigError
+from harness.optimizer import FormerAdamW, align, build, parameter_groups, set_rates, trained
 from methods.hooks import Hooks
 
 SETTINGS = TrainConfig(
-    learning_rate=0.1, epochs=1, max_steps=None, batch_size=1, accumulation_steps=1, warmup_steps=None,
-    warmup_ratio=0.0, schedule="linear", weight_decay=0.01, adam_beta1=0.85, adam_beta2=0.95, adam_epsilon=1e-7,
-    clip_norm=None, label_smoothing=0.0, precision="float32", select="last", evaluate_every_epochs=None,
+    learning_rate=0.1, epochs=1, max_steps=None, batch_size=1, accumulation_steps=1, optimizer="adamw",
+    warmup_steps=None, warmup_ratio=0.0, schedule="linear", weight_decay=0.01, adam_beta1=0.85, adam_beta2=0.95,
+    adam_epsilon=1e-7, clip_norm=None, label_smoothing=0.0, precision="float32", select="last", evaluate_every_epochs=None,
 )  # fmt: skip
 ENCODER = {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
 
@@ -102,3 +105,57 @@ def test_a_transposed_parameter_is_not_given_to_the_fused_kernel():
     optimizer.add_param_group({"params": [nn.Parameter(torch.randn(7, 5).t())]})
     with pytest.raises(ValueError, match="not contiguous"):
         set_rates(optimizer, 0, 0, 0, 10, "linear")
+
+
+def former(weights, gradients, rates, beta1, beta2, epsilon, decay):
+    """transformers' AdamW up to version 4, in plain numbers: epsilon before the correction, decay after the update."""
+    first, second = [0.0] * len(weights), [0.0] * len(weights)
+    for t, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
+        for i, g in enumerate(gradient):
+            first[i] = beta1 * first[i] + (1 - beta1) * g
+            second[i] = beta2 * second[i] + (1 - beta2) * g * g
+            step = rate * (1 - beta2**t) ** 0.5 / (1 - beta1**t)
+            weights[i] -= step * first[i] / (second[i] ** 0.5 + epsilon)
+            weights[i] -= rate * decay * weights[i]
+    return weights
+
+
+def test_the_former_adamw_is_the_authors():
+    model = nn.Linear(3, 2, bias=False).double()
+    settings = replace(SETTINGS, optimizer="adamw_hf", weight_decay=0.1, adam_epsilon=1e-2)
+    optimizer = build(model, Hooks(), settings, 0.1)
+    generator = torch.Generator().manual_seed(0)
+    gradients = [torch.randn(2, 3, generator=generator).double() for _ in range(7)]
+    start, rates = model.weight.detach().flatten().tolist(), []
+    for step, gradient in enumerate(gradients):
+        rates += set_rates(optimizer, step, 0, 2, 10, "linear")
+        model.weight.grad = gradient.clone()
+        optimizer.step()
+    found = former(start, [g.flatten().tolist() for g in gradients], rates, 0.85, 0.95, 1e-2, 0.1)
+    wanted = torch.tensor(found, dtype=torch.float64)
+    torch.testing.assert_close(model.weight.detach().flatten(), wanted, rtol=0, atol=1e-12)
+
+
+def test_the_former_adamw_counts_each_parameters_own_steps():
+    old, new = (nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimizer = FormerAdamW([old], lr=0.1, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
+    old.grad = torch.ones(2)
+    optimizer.step()
+    optimizer.add_param_group({"params": [new], "lr": 0.1, "start_step": 1})
+    new.grad, old.grad = torch.ones(2), None
+    set_rates(optimizer, 2, 0, 0, 10, "constant")
+    optimizer.step()
+    torch.testing.assert_close(new, old)  # a first step is a first step, whenever it comes
+    assert optimizer.state[old]["step"] == optimizer.state[new]["step"] == 1
+
+
+def test_paged_adamw_without_a_gpu_is_torchs():
+    plain, paged = nn.Linear(3, 2), nn.Linear(3, 2)
+    paged.load_state_dict(plain.state_dict())
+    for model, name in ((plain, "adamw"), (paged, "paged_adamw")):
+        optimizer = build(model, Hooks(), replace(SETTINGS, optimizer=name), 0.1)
+        model(torch.ones(1, 3)).sum().backward()
+        optimizer.step()
+    assert torch.equal(plain.weight, paged.weight)
+    with pytest.raises(ConfigError, match="Allowed: adamw, adamw_hf, paged_adamw"):
+        replace(SETTINGS, optimizer="sgd")

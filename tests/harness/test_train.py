@@ -24,6 +24,7 @@ SETTINGS = TrainConfig(
     max_steps=None,
     batch_size=4,
     accumulation_steps=1,
+    optimizer="adamw",
     warmup_steps=0,
     warmup_ratio=0.0,
     schedule="linear",
@@ -372,7 +373,7 @@ def test_a_schedule_that_does_not_fit_stops_before_calibration():
         def prepare(self, batches, task_loss):
             pytest.fail("calibrated in vain")
 
-    with pytest.raises(ValueError, match="6 steps"):
+    with pytest.raises(ConfigError, match="6 steps"):
         run(Tiny(Strict()))
 
 

@@ -35,6 +35,7 @@ SETTINGS = TrainConfig(
     max_steps=STEPS,
     batch_size=8,
     accumulation_steps=1,
+    optimizer="adamw",
     warmup_steps=0,
     warmup_ratio=0.0,
     schedule="linear",

@@ -69,13 +69,14 @@ def attach(**fields):
     return peft.get_peft_model(build("roberta"), HooksProbeConfig(task_type="SEQ_CLS", **fields))
 
 
-def trainer(model, tmp_path, **options):
-    arguments = transformers.TrainingArguments(
-        tmp_path, max_steps=3, per_device_train_batch_size=4, learning_rate=1e-2, report_to=[], use_cpu=True,
+def trainer(model, tmp_path, arguments=None, **options):
+    given = transformers.TrainingArguments(
+        tmp_path, **(arguments or {}), max_steps=3,
+        per_device_train_batch_size=4, learning_rate=1e-2, report_to=[], use_cpu=True,
         save_strategy="no", logging_strategy="no", disable_tqdm=True, max_grad_norm=1e-3,
     )  # fmt: skip
     return transformers.Trainer(
-        model, arguments, train_dataset=rows("roberta"), callbacks=[hooks.HooksCallback()], **options
+        model, given, train_dataset=rows("roberta"), callbacks=[hooks.HooksCallback()], **options
     )
 
 
@@ -106,6 +107,14 @@ def test_trainer_refuses_phases_and_a_loss_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(HooksProbeTuner, "loss", lambda *_: None)
     with pytest.raises(ValueError, match="trains in phases or computes its own loss"):
         trainer(attach(), tmp_path).train()
+
+
+@pytest.mark.parametrize("option", [{"label_smoothing_factor": 0.1}, {"gradient_accumulation_steps": 2}])
+def test_trainer_refuses_to_miscount_a_penalty(option, tmp_path, monkeypatch):
+    monkeypatch.setattr(HooksProbeTuner, "penalty", lambda self: self.scale.sum())
+    with pytest.raises(ValueError, match="adds a penalty"):
+        trainer(attach(), tmp_path, arguments=option).train()
+    trainer(attach(), tmp_path).train()
 
 
 def test_own_rates_reach_the_optimizer_or_are_refused(tmp_path):

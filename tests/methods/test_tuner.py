@@ -102,6 +102,16 @@ def test_the_penalty_is_training_only_and_added_once():
     assert model.eval()(**inputs).loss < 10.0
 
 
+def test_switching_while_disabled():
+    model, inputs = attach(), batch("roberta")
+    model.add_adapter("other", TunerProbeConfig(task_type="SEQ_CLS"))
+    with model.disable_adapter():
+        model.set_adapter("other")
+        assert torch.equal(logits(model, inputs), logits(build("roberta"), inputs))
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert trained and all(".other." in name for name in trained)
+
+
 def test_one_adapter_at_a_time():
     model = attach()
     model.add_adapter("other", TunerProbeConfig(task_type="SEQ_CLS"))

@@ -21,6 +21,7 @@ METHODS = sorted(path.stem for path in (ROOT / "conf/method").glob("[!_]*.yaml")
 FAMILIES = ("deberta", "roberta", "bart", "t5")
 KINDS = [(family, "classification") for family in FAMILIES] + [("bart", "generation"), ("t5", "generation")]
 VOCABULARY, LABELS = 61, 3
+SMALLER = {"propetl_lora": {"r": 4, "lora_alpha": 6}}  # where a YAML's size is too large for models of width 16
 
 DEBERTA = dict(
     hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, max_position_embeddings=32,
@@ -177,9 +178,10 @@ class Case:
         return OmegaConf.to_container(OmegaConf.create(raw), resolve=True)["method"]
 
     def config(self, **changes):
-        arguments = copy.deepcopy(self.arguments) | changes
+        arguments = copy.deepcopy(self.arguments) | SMALLER.get(self.method, {}) | changes
         module, _, name = arguments.pop("_target_").rpartition(".")
-        arguments.pop("name")
+        for key in ("name", "size", "ranks", "defaults"):  # for the harness and for Hydra
+            arguments.pop(key, None)
         task_type = "SEQ_CLS" if self.kind == "classification" else "SEQ_2_SEQ_LM"
         return getattr(importlib.import_module(module), name)(
             task_type=task_type, modules_to_save=self.head or None, **arguments

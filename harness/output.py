@@ -1,0 +1,58 @@
+"""Where a table or page goes, and in which format: by option, by the suffix of `-o`, or Markdown on the screen."""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness import atomic
+from harness.errors import ConfigError, unknown
+from harness.layout import FORMATS, LATEX, WIDTH
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def chosen(name: str | None, output: Path | None) -> str:
+    """The format asked for, or the one of the file's suffix, or Markdown."""
+    if name or output is None:
+        return name or "markdown"
+    suffixes = {writer.suffix: name for name, writer in FORMATS.items()}
+    if output.suffix not in suffixes:
+        raise ConfigError(f"-o {output}: {unknown('suffix', output.suffix, suffixes)}; or say --format")
+    return suffixes[output.suffix]
+
+
+def show(text: str, output: Path | None) -> None:
+    """Print a text, or write it to a file."""
+    if output is None:
+        print(text)
+        return
+    try:
+        atomic.write(output, f"{text}\n".encode())
+    except OSError as error:
+        reason = f"{error.strerror}; choose an existing, writable folder"
+        raise ConfigError(f"-o {output} cannot be written: {reason}") from error
+
+
+def frame(table: pd.DataFrame, note: str, name: str) -> str:
+    """A plain frame of strings in the format `name`, its note beneath (CSV: without)."""
+    if table.empty:
+        return note
+    if name == "csv":
+        return table.to_csv(index=False).rstrip("\n")
+    if name == "html":
+        return f"{table.to_html(index=False, border=0)}\n<p>{html.escape(note)}</p>"
+    if name == "latex":
+        escaped = ["".join(LATEX.get(mark, mark) for mark in str(text)) for text in table.columns]
+        cells = [["".join(LATEX.get(mark, mark) for mark in str(text)) for text in row] for row in table.values]
+        body = [" & ".join(line) + r" \\" for line in [escaped, *cells]]
+        head = [rf"\begin{{tabular}}{{{'l' * len(escaped)}}}", r"\toprule", body[0], r"\midrule"]
+        return "\n".join([*head, *body[1:], r"\bottomrule", r"\end{tabular}", note.replace("%", r"\%")])
+    sides = [
+        "left" if name in ("method", "model", "budget", "task", "settings", "device") else "right" for name in table
+    ]
+    written = table.to_markdown(index=False, disable_numparse=True, colalign=sides)
+    return f"{written}\n\n{textwrap.fill(note, WIDTH)}".rstrip()

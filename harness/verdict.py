@@ -1,0 +1,109 @@
+"""Does our number agree with the paper's? One of five words, what it rests on, and what would settle an open case.
+
+    reproduced      two one-sided tests: our mean lies within the margin of the paper's number, at the 5 % level
+    differs         it lies beyond the margin, at the same level: the 95 % interval of the difference is all outside
+    under-powered   neither: at which margin equivalence would hold, and how many more seeds would settle it
+    not comparable  our runs are unlike the paper's: said in what
+    not run         there are none
+
+A paper's std counts (Welch) where its number of runs is known; else its number is taken as exact, and whether it lies
+where a paper's number would fall by chance is told by the prediction interval of its own statistic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness import stats
+from harness.match import Ours
+from harness.paper import Published
+
+REPRODUCED, DIFFERS, UNDER_POWERED = "reproduced", "differs", "under-powered"
+NOT_COMPARABLE, NOT_RUN = "not comparable", "not run"
+WORDS = (REPRODUCED, DIFFERS, UNDER_POWERED, NOT_COMPARABLE, NOT_RUN)
+MOST_SEEDS = 1_000
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A word of WORDS and its numbers (points of the score; None where there are none).
+
+    Attributes:
+        difference: ours minus published. smallest_margin: at which the runs there are would show equivalence.
+        more_seeds: that would settle it with probability 0.8 if the difference is the one seen; None: over MOST_SEEDS.
+        predicted: where the paper's own statistic would fall by chance. inside: whether its number does.
+        why: in what our runs are unlike the paper's, or what became of them.
+    """
+
+    word: str
+    difference: float | None = None
+    smallest_margin: float | None = None
+    more_seeds: int | None = None
+    predicted: stats.Interval | None = None
+    inside: bool | None = None
+    why: tuple[str, ...] = ()
+
+
+def judge(ours: Ours, published: Published) -> Verdict:
+    """The verdict on one cell."""
+    values = ours.values
+    difference = None
+    if values and published.value is not None:
+        difference = stats.mean(values) - published.value
+    if ours.unlike:
+        return Verdict(NOT_COMPARABLE, difference, why=ours.unlike)
+    if not values:
+        return Verdict(NOT_RUN, why=(ours.absent,) if ours.absent else ())
+    if difference is None:
+        return Verdict(NOT_COMPARABLE, why=("the paper prints no number here",))
+    if len(values) == 1:
+        return Verdict(UNDER_POWERED, difference, more_seeds=1, why=("one seed has no spread",))
+    return _tested(ours, published, difference)
+
+
+def _tested(ours: Ours, published: Published, difference: float) -> Verdict:
+    """The verdict on two or more comparable runs."""
+    values, setting, printed = ours.values, published.setting, published.value or 0.0
+
+    def equivalence(level: float) -> stats.Equivalence:
+        return stats.equivalence(
+            values, printed, margin=setting.margin, level=level, resolution=ours.resolution,
+            published_std=published.std, published_runs=setting.seeds or None,
+        )  # fmt: skip
+
+    agree, strict = equivalence(stats.LEVEL), equivalence((1 + stats.LEVEL) / 2)
+    reach = strict.smallest_margin - abs(difference)  # half of the 95 % interval of the difference
+    predicted = _predicted(ours, published)
+    inside = predicted.low <= printed <= predicted.high
+    if agree.p < 1 - stats.LEVEL:
+        return Verdict(REPRODUCED, difference, agree.smallest_margin, predicted=predicted, inside=inside)
+    if abs(difference) - reach > setting.margin:
+        return Verdict(DIFFERS, difference, agree.smallest_margin, predicted=predicted, inside=inside)
+    more = _more(stats.std(values, resolution=ours.resolution), len(values), difference, setting.margin)
+    return Verdict(UNDER_POWERED, difference, agree.smallest_margin, more, predicted, inside)
+
+
+def _predicted(ours: Ours, published: Published) -> stats.Interval:
+    """Where the paper's statistic would fall if its runs were like ours; an unknown statistic counts as one run."""
+    setting = published.setting
+    known = setting.statistic in ("mean", "median") and setting.seeds
+    return stats.prediction_interval(
+        ours.values,
+        rng=np.random.default_rng(0),
+        of=setting.statistic if known else "mean",
+        runs=setting.seeds if known else 1,
+        resolution=ours.resolution,
+    )
+
+
+def _more(spread: float, seeds: int, difference: float, margin: float) -> int | None:
+    """Further seeds with which equivalence, or a difference beyond the margin, would be shown."""
+    if abs(difference) < margin:
+        needed = stats.seeds_needed(spread, margin=margin, difference=difference)
+    else:
+        beyond = abs(difference) - margin
+        found = (n for n in range(2, MOST_SEEDS) if stats.minimum_detectable_difference(spread, n) <= beyond)
+        needed = next(found, None)
+    return None if needed is None or needed > MOST_SEEDS else max(1, needed - seeds)

@@ -1,0 +1,1 @@
+"""Additive methods: new modules between the backbone's layers."""

@@ -1,0 +1,1 @@
+"""Methods that act on other methods' forms, or join several."""

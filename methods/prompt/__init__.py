@@ -1,0 +1,1 @@
+"""Prompt methods: what the backbone attends to beside the text."""

@@ -1,0 +1,1 @@
+"""Methods that write a change of a weight matrix in few parameters."""

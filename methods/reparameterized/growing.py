@@ -1,0 +1,160 @@
+"""The pieces of IncreLoRA: the form that grows, the score that its layer gets on the way back, and when it grows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from torch.optim import Optimizer
+
+from methods.reparameterized.svd_form import drawn, scale, steps_of
+
+
+class GrowingTriplets(nn.Module):
+    """`s B (E o A) x` in blocks: the first triplets, one block a growth, and the reserve behind them.
+
+    The reserve has an entry in A and B and none in E: its singular values are the constant `reserve` (None: there is
+    no reserve). `rank` counts what is in use.
+
+    Args:
+        layer: the linear layer beside which the form stands.
+        blocks: triplets of the blocks that are in use.
+        add: triplets of one growth.
+        alpha: see `methods.reparameterized.svd_form.scale`.
+        dropout: probability, on the input.
+    """
+
+    def __init__(self, layer: nn.Linear, blocks: Sequence[int], add: int, alpha: float, dropout: float) -> None:
+        super().__init__()
+        self.shape, self.add = (layer.out_features, layer.in_features), add
+        self.alpha, self.rank = alpha, sum(blocks)
+        self.A = nn.ParameterList([drawn(size, layer.in_features) for size in blocks])
+        self.E = nn.ParameterList([nn.Parameter(torch.zeros(size, 1)) for size in blocks])
+        self.B = nn.ParameterList([drawn(layer.out_features, size) for size in blocks])
+        self.dropout = nn.Dropout(dropout)
+        self.reserve: float | None = None
+        self.observing = False  # from the start of training until the target is reached
+        self.score: Tensor | None = None
+
+    def left(self) -> Tensor:
+        """B with the reserve, out x rank."""
+        return torch.cat(list(self.B), 1)
+
+    def right(self) -> Tensor:
+        """A with the reserve, rank x in."""
+        return torch.cat(list(self.A))
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """s (E o A), rank x in, and B. A reserve that counts for nothing is left out."""
+        values, count = list(self.E), len(self.E)
+        if self.reserve:
+            values.append(values[0].new_full((self.add, 1), self.reserve))
+            count += 1
+        right = _joined(values, 0) * _joined(list(self.A)[:count], 0)
+        return scale(self.alpha, self.rank) * right, _joined(list(self.B)[:count], 1)
+
+    def delta(self) -> Tensor:
+        """D, the change of the layer's weight, out x in."""
+        right, left = self.factors()
+        return left @ right
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(..., in) -> (..., out): what is added. While training, the way back takes the score."""
+        right, left = self.factors()
+        states = self.dropout(states)
+        change = linear(linear(states, right), left)
+        return _Scored.apply(change, states.detach(), self) if self.training and self.observing else change
+
+    def lay_in(self, value: float, trained: bool, generator: torch.Generator | None = None) -> list[nn.Parameter]:
+        """A new reserve; its A and B, which train where `trained`."""
+        outputs, inputs = self.shape
+        like = self.A[0]
+        for blocks, shape in ((self.A, (self.add, inputs)), (self.B, (outputs, self.add))):
+            block = drawn(*shape, generator=generator)
+            blocks.append(nn.Parameter(block.data.to(like), requires_grad=trained))
+        self.reserve = value
+        return [self.A[-1], self.B[-1]]
+
+    def set_free(self) -> list[nn.Parameter]:
+        """The reserve comes into use: its E, A and B."""
+        self.E.append(nn.Parameter(self.E[0].new_full((self.add, 1), self.reserve or 0.0)))
+        self.rank, self.reserve = self.rank + self.add, None
+        return [self.E[-1], self.A[-1].requires_grad_(), self.B[-1].requires_grad_()]
+
+    def cut(self, rank: int, reserve: float | None, trained: bool = True) -> None:
+        """Back to an earlier rank. The reserve of that time is the block that came into use after it."""
+        used = len(self.E) - (self.rank - rank) // self.add
+        kept = used + (reserve is not None)
+        self.A, self.B = (nn.ParameterList(list(blocks)[:kept]) for blocks in (self.A, self.B))
+        self.E = nn.ParameterList(list(self.E)[:used])
+        self.rank, self.reserve = rank, reserve
+        if reserve is not None:
+            self.A[-1].requires_grad_(trained)
+            self.B[-1].requires_grad_(trained)
+
+
+def _joined(blocks: list[Tensor], along: int) -> Tensor:
+    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, along)
+
+
+class _Scored(torch.autograd.Function):
+    """The identity; on the way back it gives its form the score, from the gradient of what the form adds."""
+
+    @staticmethod
+    def forward(ctx: Any, change: Tensor, states: Tensor, form: GrowingTriplets) -> Tensor:
+        """Keep the form's input; nothing more than the form's own matrix products keep already."""
+        ctx.save_for_backward(states)
+        ctx.form = form
+        return change.view_as(change)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """S = sum |D o dL/dD| / sqrt(in * out), where dL/dD = gradient' x states."""
+        (states,), form = ctx.saved_tensors, ctx.form
+        delta = form.delta()
+        of_delta = gradient.flatten(0, -2).to(delta.dtype).mT @ states.flatten(0, -2).to(delta.dtype)
+        form.score = of_delta.mul_(delta).abs_().sum() / math.sqrt(delta.numel())
+        return gradient, None, None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When the layers grow, and how many at a time: in steps above `warmup` that `interval` divides."""
+
+    warmup: int
+    interval: int
+    modules: int
+
+    def due(self, step: int) -> bool:
+        """Whether a growth is due in step `step` (from 0)."""
+        return step > self.warmup and step % self.interval == 0
+
+    @property
+    def first(self) -> int:
+        """The step of the first growth."""
+        return (self.warmup // self.interval + 1) * self.interval
+
+    def last(self, growths: int) -> int:
+        """The step of the last of so many growths of a layer."""
+        return self.first + (math.ceil(growths / self.modules) - 1) * self.interval
+
+
+def plan_of(config: Any, growths: int, layers: int, total_steps: int) -> Plan:
+    """The plan of an `IncreLoRAConfig` for so many growths of a layer, in a training of `total_steps`."""
+    interval = max(1, steps_of(config.interval_steps, config.interval_fraction, total_steps))
+    warmup = interval if config.init_warmup_steps is None else config.init_warmup_steps
+    rounds = math.ceil((config.growth_fraction * total_steps - Plan(warmup, interval, 1).first) / interval)
+    modules = config.modules_per_growth or max(1, math.ceil(growths / max(1, rounds)))
+    return Plan(warmup, interval, min(modules, layers))
+
+
+def rates_of(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, float]:
+    """The base rate and the weight decay of the group that a parameter is in."""
+    homes = [group for group in optimizer.param_groups if any(parameter is member for member in group["params"])]
+    home = homes[0] if homes else optimizer.defaults
+    return {"lr": home.get("initial_lr", home["lr"]), "weight_decay": home["weight_decay"]}

@@ -1,0 +1,252 @@
+"""IncreLoRA: ranks grow where they matter (Zhang et al., 2023, arXiv 2308.12043, section 3).
+
+Every linear layer starts with one triplet, `W x + s B (E o A) x`, and grows by `add_rank` at a time until all layers
+together have the target. Which ones grow is a matter of a score per layer: S = sum |D o dL/dD| / sqrt(in * out) with
+D = s B (E o A), smoothed like AdaLoRA's (Ibar, Ubar) and multiplied to Ibar Ubar. Every `interval_steps` the layers
+with the `modules_per_growth` highest scores grow.
+
+Advance learning: a layer always carries a reserve of `add_rank` triplets whose vectors already train while their
+singular values stand at 1e-5. Growing sets those free and lays in a new reserve. When the target is reached exactly,
+the reserves' singular values become 0 (`on_train_end` then drops them).
+
+Equal to the authors' code (FeiyuZhang98/IncreLoRA, commit 51a2d73) in every step. Where that code and the paper
+differ, the code is followed:
+
+- the score is a sum over sqrt(in * out); the paper's is a mean. It sees the gradient of the task loss alone (the
+  penalty does not depend on D), before clipping, of the last micro-batch; of a layer that one forward pass calls
+  twice (DeBERTa's query and key) the last call on the way back counts, which is the one on the contents;
+- the penalty is the mean of unsquared norms, over A and B of a layer with reserves ("mean_unsquared"); the paper's is
+  a sum of squares ("sum_squared");
+- the scale is alpha / (rank + 1e-5) with the present rank, so a growth shrinks what was there by
+  (rank + 1e-5) / (rank + add_rank + 1e-5): `trace` logs the relative change of D at each growth;
+- a growth takes every layer at or above the k-th highest score, k = min(modules_per_growth, triplets still missing),
+  counted in triplets: with add_rank > 1 the last growth can overshoot, then nothing is "reached exactly" and reserves
+  stay at 1e-5. `exact_budget` grows exactly the layers that fit instead, ties in the model's order.
+
+What grows gets an optimiser group of its own, with a warm-up of its own (`start_step`, the loop's business).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from methods.parts import Activation
+from methods.reparameterized.growing import GrowingTriplets, Plan, plan_of, rates_of
+from methods.reparameterized.svd_form import SvdConfig, SvdTuner, check_rank, linear_layers
+from methods.tuner import register
+
+RESERVE = 1e-5  # the singular values of a reserve that trains
+ADD_RANK = {2: 1, 4: 2, 6: 3, 8: 4}  # target rank -> triplets of one growth, in the authors' code
+
+
+@dataclass
+class IncreLoRAConfig(SvdConfig):
+    """Ranks, the schedule of growth, and what only the code has."""
+
+    add_rank: int | None = field(default=None, metadata={"help": "Triplets of one growth; null: half of target_rank."})
+    init_warmup_steps: int | None = field(
+        default=None, metadata={"help": "Nothing grows up to this step; null: interval_steps, as in the scripts."}
+    )
+    interval_steps: int | None = field(default=None, metadata={"help": "nu: a growth every so many steps."})
+    modules_per_growth: int | None = field(
+        default=None, metadata={"help": "h: layers that grow at a time; null: as few as reach the target in time."}
+    )
+    interval_fraction: float = field(default=0.025, metadata={"help": "nu / T where interval_steps is null."})
+    growth_fraction: float = field(default=0.4, metadata={"help": "In time: in this share of T, where h is null."})
+    advance_learning: bool = field(default=True, metadata={"help": "Reserves train before they are set free."})
+    own_rates: bool = field(
+        default=True, metadata={"help": "What grows warms up anew; false: at full rate to the end."}
+    )
+    exact_budget: bool = field(default=False, metadata={"help": "Never more triplets than the target."})
+    rank_pattern: dict[str, int] | None = field(
+        default=None, metadata={"help": "Layer path -> rank, of an adapter that has grown; filled in."}
+    )
+    reserve: float | None = field(
+        default=None, metadata={"help": "Singular values of the reserves, null where there are none; filled in."}
+    )
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a setting outside its range."""
+        super().__post_init__()
+        self.check_at_least_one("add_rank", "interval_steps", "modules_per_growth")
+        if self.total_target_rank is None and self.target_rank < self.init_rank:
+            raise ValueError(f"target_rank={self.target_rank} is below init_rank={self.init_rank}: ranks only grow")
+        if self.add_rank is None and self.target_rank not in ADD_RANK:
+            known = ", ".join(map(str, ADD_RANK))
+            raise ValueError(
+                f"target_rank={self.target_rank} has no usual add_rank (known: {known}); give add_rank, e.g. 1"
+            )
+
+    @property
+    def growth(self) -> int:
+        """Triplets of one growth."""
+        return ADD_RANK[self.target_rank] if self.add_rank is None else self.add_rank
+
+
+class IncreLoRATuner(SvdTuner):
+    """Triplets beside linear layers; they grow while they train."""
+
+    plan: Plan | None = None
+    mean: Tensor | None = None  # Ibar of every layer
+    uncertainty: Tensor | None = None
+    growths: tuple[dict[str, Any], ...] = ()  # what happened, for `trace`
+    seed = 0  # of the next reserve
+
+    def room(self) -> tuple[int, int]:
+        """What a layer starts with, or everything."""
+        return self.settings.init_rank, self.total_target()
+
+    def build(self, model: nn.Module, config: IncreLoRAConfig) -> Mapping[str, Activation]:
+        """One form a targeted layer, of the rank that the configuration remembers."""
+        layers, ranks = linear_layers(model, config), config.rank_pattern or {}
+        check_rank(config.target_rank, "target_rank", layers)
+        if foreign := sorted(ranks.keys() - layers.keys()):
+            raise ValueError(
+                f"rank_pattern has layers that target_modules={config.target_modules} lacks: {foreign[:3]}"
+            )
+        self.seed = int(torch.randint(2**31, (), device="cpu"))  # reserves have a stream of their own
+        return {
+            path: Activation(path, self._form(layer, config, ranks.get(path, config.init_rank)), reads="input")
+            for path, layer in layers.items()
+        }
+
+    def _form(self, layer: nn.Linear, config: IncreLoRAConfig, rank: int) -> GrowingTriplets:
+        """A form of this rank, with a reserve where the configuration remembers one."""
+        blocks = [config.init_rank] + [config.growth] * ((rank - config.init_rank) // config.growth)
+        form = GrowingTriplets(layer, blocks, config.growth, config.alpha, config.dropout)
+        if config.reserve is not None:
+            form.lay_in(config.reserve, trained=config.advance_learning)
+        return form
+
+    def ranks(self) -> dict[str, int]:
+        """Layer path -> triplets in use, without reserves."""
+        return {path: form.rank for path, form in zip(self.parts(), self.forms(), strict=True)}
+
+    def missing(self) -> int:
+        """Triplets still to grow; negative after an overshoot. With an exact budget, in whole growths."""
+        missing, growth = self.total_target() - sum(self.ranks().values()), self.settings.growth
+        return missing // growth * growth if self.settings.exact_budget else missing
+
+    def on_train_begin(self, total_steps: int) -> None:
+        """Fix the plan. Raises ValueError where given numbers of steps leave no time for any growth."""
+        growths = math.ceil(self.missing() / self.settings.growth)
+        self.plan = plan_of(self.settings, growths, len(self.parts()), total_steps)
+        self.mean, self.uncertainty, self.growths = None, None, ()
+        self._watch()
+        first, last = self.plan.first, self.plan.last(growths)
+        if growths > 0 and last >= total_steps:
+            message = (
+                f"IncreLoRA grows in steps {first} to {last} to reach {self.total_target()} triplets, and there are "
+                f"{total_steps} steps; train longer, or give a smaller interval_steps or a greater modules_per_growth"
+            )
+            if first >= total_steps and self.settings.interval_steps is not None:
+                raise ValueError(message)
+            warnings.warn(message, stacklevel=2)
+
+    def on_pre_optimizer_step(self, step: int, optimizer: Optimizer) -> None:
+        """Reserves in step 0; after that scores, and where it is time, a growth."""
+        if self.plan is None:
+            raise RuntimeError("IncreLoRA does not know the number of steps: call on_train_begin(total_steps) first")
+        if step == 0 and self.forms()[0].reserve is None:
+            self._add_group(optimizer, step, [block for form in self.forms() for block in self._lay_in(form)])
+            self._remember()
+        if self.missing() > 0:
+            scores = self._observe(self.forms())
+            if self.plan.due(step):
+                self._grow(step, optimizer, *self._chosen(scores, self.plan.modules))
+
+    @torch.no_grad()
+    def _observe(self, forms: list[GrowingTriplets]) -> Tensor:
+        """Smooth the scores of this step; a layer that took no part has 0. Returns Ibar Ubar of every layer."""
+        config = self.settings
+        scores = torch.stack([form.E[0].new_zeros(()) if form.score is None else form.score for form in forms])
+        if self.mean is None or self.uncertainty is None:
+            self.mean, self.uncertainty = torch.zeros_like(scores), torch.zeros_like(scores)
+        self.mean = config.beta1 * self.mean + (1 - config.beta1) * scores
+        self.uncertainty = config.beta2 * self.uncertainty + (1 - config.beta2) * (scores - self.mean).abs()
+        return self.mean * self.uncertainty
+
+    def _chosen(self, scores: Tensor, modules: int) -> tuple[list[str], float]:
+        """The layers to grow, in the model's order, and the threshold of their scores."""
+        paths, exact = list(self.parts()), self.settings.exact_budget
+        count = min(modules, self.missing() // self.settings.growth if exact else self.missing())
+        highest = torch.sort(scores, descending=True, stable=True)
+        threshold = highest.values[count - 1]
+        places = highest.indices[:count].sort().values if exact else (scores >= threshold).nonzero().flatten()
+        return [paths[place] for place in places.tolist()], threshold.item()
+
+    @torch.no_grad()
+    def _grow(self, step: int, optimizer: Optimizer, chosen: list[str], threshold: float) -> None:
+        """The chosen layers' reserves come into use, and new ones are laid in."""
+        forms = dict(zip(self.parts(), self.forms(), strict=True))
+        new: list[nn.Parameter] = []
+        jumps = {}
+        for path in chosen:
+            before = forms[path].delta()
+            freed = forms[path].set_free()
+            reserve = self._lay_in(forms[path])
+            new += [freed[0], *reserve] if self.settings.advance_learning else freed
+            size = before.norm().item()
+            jumps[path] = (forms[path].delta() - before).norm().item() / size if size else None
+        self._add_group(optimizer, step, new)
+        self.growths += ({"step": step, "threshold": threshold, "jumps": jumps},)
+        if self.missing() == 0:
+            for form in forms.values():
+                form.reserve = 0.0
+        self._watch()
+        self._remember()
+
+    def _lay_in(self, form: GrowingTriplets) -> list[nn.Parameter]:
+        """A reserve for a form, drawn from the adapter's own stream."""
+        self.seed += 1
+        trained = self.settings.advance_learning
+        return form.lay_in(RESERVE if trained else 0.0, trained, torch.Generator().manual_seed(self.seed))
+
+    def _add_group(self, optimizer: Optimizer, step: int, parameters: list[nn.Parameter]) -> None:
+        """A group for what trains from the next step on."""
+        own = {"start_step": step + 1} if self.settings.own_rates else {"schedule": "constant", "warmup_steps": 0}
+        if trained := [parameter for parameter in parameters if parameter.requires_grad]:
+            optimizer.add_param_group({"params": trained, **rates_of(optimizer, self.forms()[0].A[0]), **own})
+
+    def _watch(self) -> None:
+        missing = self.missing()
+        for form in self.forms():
+            form.observing = missing > 0
+
+    def _remember(self) -> None:
+        """The configuration is saved with the adapter and says which blocks there are."""
+        self.settings.rank_pattern, self.settings.reserve = self.ranks(), self.forms()[0].reserve
+
+    def on_train_end(self) -> None:
+        """Reserves that count for nothing go."""
+        for form in self.forms():
+            form.observing = False
+            if form.reserve == 0.0:
+                form.cut(form.rank, None)
+        if self.settings.rank_pattern is not None:
+            self._remember()
+
+    def on_restore(self, trace: dict[str, Any]) -> None:
+        """Back to the blocks that there were when this trace was made."""
+        for path, form in zip(self.parts(), self.forms(), strict=True):
+            form.cut(trace["ranks"][path], trace["reserve"], self.settings.advance_learning)
+        self.growths = tuple(trace["growths"])
+        self._remember()
+
+    def trace(self) -> dict[str, Any]:
+        """The ranks of the layers, the singular values of their reserves, and every growth so far.
+
+        A growth: its step, the threshold, and for each layer that grew the relative change of D that this was.
+        """
+        return {"ranks": self.ranks(), "reserve": self.forms()[0].reserve, "growths": list(self.growths)}
+
+
+register("increlora", IncreLoRAConfig, IncreLoRATuner)

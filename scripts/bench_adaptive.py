@@ -1,0 +1,136 @@
+"""What adapting the rank costs: seconds a training step of LoRA, AdaLoRA (ours and peft's) and IncreLoRA, in one run.
+
+    python scripts/bench_adaptive.py                     # 2 layers of DeBERTaV3-base's shape, CPU
+    python scripts/bench_adaptive.py --layers 12 --device cuda --batch 32 --length 128
+
+Random weights in the shape of DeBERTaV3-base (768 wide, 3,072 inside, all six linear layers of a block), rank 8 in
+every method: AdaLoRA with 8 triplets a layer, in its budget phase with a mask due at every step (the dearest case),
+IncreLoRA with 4 in use and 4 in reserve, scores taken at every step. The methods take turns, step by step, in an order
+that is reversed every round, so that a machine that slows down slows all of them. Ratios are medians over rounds of the
+ratio to LoRA in the same round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import peft
+import torch
+from torch import Tensor, nn
+from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
+
+from methods import hooks, sites
+from methods.reparameterized.adalora import AdaLoRAConfig
+from methods.reparameterized.increlora import IncreLoRAConfig
+
+RANK, FOREVER = 8, 10**6
+Step = Callable[[int], None]
+
+
+def backbone(layers: int) -> nn.Module:
+    """DeBERTaV3-base with fewer layers, a small vocabulary and random weights."""
+    shape: dict[str, Any] = dict(
+        vocab_size=1000, hidden_size=768, num_hidden_layers=layers, num_attention_heads=12, intermediate_size=3072,
+        relative_attention=True, position_buckets=256, norm_rel_ebd="layer_norm", share_att_key=True,
+        pos_att_type=["p2c", "c2p"], position_biased_input=False, type_vocab_size=0, max_relative_positions=-1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return DebertaV2ForSequenceClassification(DebertaV2Config(**shape))
+
+
+def configurations() -> dict[str, peft.PeftConfig]:
+    """The contestants. `frozen schedule`: warm-up is over at once and the end never comes."""
+    shared: dict[str, Any] = {"task_type": "SEQ_CLS", "target_modules": sites.regex("deberta-v2", "linears")}
+    triplets: dict[str, Any] = {"alpha": 16, "orthogonality_weight": 0.1}
+    return {
+        "lora": peft.LoraConfig(r=RANK, lora_alpha=16, **shared),
+        "adalora": AdaLoRAConfig(
+            init_rank=RANK, target_rank=RANK // 2, warmup_steps=0, final_steps=2, interval_steps=1, **triplets, **shared
+        ),
+        "adalora_peft": peft.AdaLoraConfig(
+            init_r=RANK, target_r=RANK // 2, tinit=0, tfinal=2, deltaT=1, orth_reg_weight=0.1, lora_alpha=16,
+            total_step=FOREVER, **shared,
+        ),
+        "increlora": IncreLoRAConfig(
+            init_rank=RANK // 2, target_rank=RANK, add_rank=RANK // 2, interval_steps=FOREVER // 4, **triplets, **shared
+        ),
+    }  # fmt: skip
+
+
+def trainer(config: peft.PeftConfig, layers: int, batch: dict[str, Tensor], device: str) -> Step:
+    """One optimiser step of a method, as the loop makes it."""
+    model = peft.get_peft_model(backbone(layers), config).to(device).train()
+    method = hooks.find(model)
+    method.on_train_begin(FOREVER)
+    optimizer = torch.optim.AdamW(hooks.optimizer_groups(model, 1e-4, 0.0), fused=True)
+
+    def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(logits, labels)
+
+    def step(index: int) -> None:
+        method.loss(model, batch, task_loss).backward()
+        penalty = method.penalty()
+        if penalty is not None:
+            penalty.backward()
+        nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], 1.0)
+        method.on_pre_optimizer_step(index, optimizer)
+        optimizer.step()
+        method.on_optimizer_step(index)
+        optimizer.zero_grad(set_to_none=True)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def measure(steps: dict[str, Step], rounds: int, warmup: int) -> dict[str, list[float]]:
+    """Seconds of every round's step, by method; the first `warmup` rounds are not kept."""
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for index in range(warmup + rounds):
+        for name in list(steps)[:: 1 if index % 2 else -1]:
+            start = time.perf_counter()
+            steps[name](index + 1)
+            if index >= warmup:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def main() -> None:
+    """Measure and print a table, or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value in {"layers": 2, "batch": 8, "length": 64, "rounds": 20, "warmup": 3}.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    ids = torch.randint(4, 1000, (options.batch, options.length), generator=torch.Generator().manual_seed(0))
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids[:, 0] % 2}
+    batch = {name: tensor.to(options.device) for name, tensor in batch.items()}
+    steps = {name: trainer(config, options.layers, batch, options.device) for name, config in configurations().items()}
+    seconds = measure(steps, options.rounds, options.warmup)
+    report = {
+        name: {
+            "median_seconds": statistics.median(values),
+            "ratio_to_lora": statistics.median(a / b for a, b in zip(values, seconds["lora"], strict=True)),
+        }
+        for name, values in seconds.items()
+    }
+    if options.json:
+        print(json.dumps({"options": vars(options), "torch": torch.__version__, "methods": report}))
+        return
+    print(f"{options.layers} layers, {options.batch} x {options.length} tokens, {options.device}, rank {RANK}, "
+          f"{options.rounds} rounds, torch {torch.__version__}, {torch.get_num_threads()} threads")  # fmt: skip
+    for name, row in report.items():
+        print(f"{name:14}{row['median_seconds'] * 1e3:10.1f} ms   x {row['ratio_to_lora']:.3f} of LoRA")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,477 @@
+"""PROPETL: masks, gradients and bytes against the authors' code, and whole trainings written out by hand."""
+
+import json
+import math
+import struct
+
+import peft
+import pytest
+import torch
+import transformers as tf
+from oracles import oracle, tensor
+from safetensors.torch import load_file
+from tiny import batch, build, logits, randomise, task_loss, train
+from torch import nn
+from torch.testing import assert_close
+from transformers.models.t5.modeling_t5 import T5LayerNorm
+
+from methods import hooks
+from methods.additive.pfeiffer import PfeifferConfig
+from methods.forms import Bottleneck
+from methods.hybrid.masks import LayerMasks, Scores, Tasks, pack, scores_of, top_mask, unpack
+from methods.hybrid.propetl import MaskedBottleneck, PropetlConfig
+from methods.hybrid.propetl_lora import PropetlLoraConfig
+from methods.hybrid.propetl_prefix import PropetlPrefixConfig
+
+CONFIGS = {"adapter": PropetlConfig, "lora": PropetlLoraConfig, "prefix": PropetlPrefixConfig}
+SIZES = {"adapter": {"bottleneck_size": 6}, "lora": {"r": 4, "lora_alpha": 6.0}, "prefix": {"prefix_length": 3}}
+forms = pytest.mark.parametrize("form", CONFIGS)
+T5_PARAMS = 222_903_552
+
+
+def attach(form="adapter", family="t5", kind="generation", **fields):
+    return peft.get_peft_model(build(family, kind), CONFIGS[form](**SIZES[form] | fields)).eval()
+
+
+def scores(model):
+    return {name: p for name, p in model.named_parameters() if name.endswith(".scores")}
+
+
+# the mask and its bits -------------------------------------------------------------------------------------------
+
+
+def test_masks_of_the_authors():
+    for case in oracle("propetl_mask_topk.json")["cases"]:
+        values = torch.tensor(case["scores"], dtype=torch.float32).reshape(case["shape"])
+        mask = top_mask(values, case["k"])
+        assert "".join(str(int(value)) for value in mask.flatten()) == case["mask"]
+        assert int(mask.sum()) == case["ones"] == values.numel() - case["j_zeros"]
+
+
+def test_zeros_of_the_authors():
+    for keep, row in oracle("propetl_zero_counts.json")["j"].items():
+        for count, zeros in row.items():
+            mask = top_mask(torch.rand(int(count)) + 0.1, float(keep))
+            assert int((mask == 0).sum()) == zeros
+
+
+def test_bytes_of_the_authors():
+    case = oracle("propetl_bitpack.json")
+    mask = torch.tensor(case["mask"])
+    assert pack(mask).tolist() == case["bytes"]
+    assert unpack(pack(mask), (13,)).int().tolist() == case["mask"]
+
+
+@pytest.mark.parametrize("mode", ["task_only", "task_OR_layer", "task_AND_layer", "task_ADD_layer"])
+def test_adapter_of_the_authors(mode):
+    case = next(case for case in oracle("propetl_t5_adapter_fwdbwd.json")["cases"] if case["mode"] == mode)
+    given, d, size = {name: tensor(entry) for name, entry in case["params"].items()}, case["d"], case["bn"]
+    prototype = Bottleneck(d, size, activation_name=case["act"]).double()
+    shapes = {"down": (size, d), "up": (d, size)}
+    made = {task: nn.ModuleDict({n: Scores(s, case["k"]).double() for n, s in shapes.items()})
+            for task in ("rte", "cola", "layer")}  # fmt: skip
+    with torch.no_grad():
+        for name in shapes:
+            for kind in ("weight", "bias"):
+                key = f"adapters.common_adapter.{name}_sampler.{kind}"
+                getattr(getattr(prototype, name), kind).copy_(given[key])
+            for task in made:
+                if f"mask_scores.{task}_{name}_mask.param" in given:
+                    made[task][name].scores.copy_(given[f"mask_scores.{task}_{name}_mask.param"])
+    tasks = Tasks({task: made[task] for task in ("rte", "cola")})
+    tasks.active = "rte"
+    masks = LayerMasks(made["rte"]) if mode == "task_only" else LayerMasks(made["layer"], tasks, mode[5:-6].lower())
+    form = MaskedBottleneck(prototype, masks)
+    f, h, cotangent = (tensor(case[key], (2, 3, d)) for key in ("ff_out", "hidden_before_ff", "cotangent"))
+    y = f + form(f + h)
+    assert_close(y, tensor(case["y"], (2, 3, d)), rtol=0, atol=1e-7)
+    (y * cotangent).sum().backward()
+    for name, expected in case["grads"].items():
+        which = next(n for n in shapes if f"{n}_sampler" in name or f"_{n}_mask" in name)
+        task = name.removeprefix("mask_scores.").partition("_")[0]
+        layer = getattr(prototype, which)
+        found = made[task][which].scores if "mask_scores" in name else getattr(layer, name.rpartition(".")[2])
+        assert_close(found.grad.flatten(), tensor(expected).flatten(), rtol=0, atol=1e-7)
+    assert all(scores.scores.grad is None for scores in made["cola"].values())
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.3, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("shape", [(1, 10), (4, 6), (2, 3, 5)])
+def test_straight_through(keep, shape):
+    """By sorting: so many zeros, where |S| is smallest; and sign(S) times the mask's gradient, everywhere."""
+    torch.manual_seed(0)
+    layer, upstream = Scores(shape, keep).double(), torch.randn(shape, dtype=torch.float64)
+    mask = layer()
+    zeros = int((1 - keep) * math.prod(shape))
+    order = layer.scores.detach().abs().flatten().sort().values
+    border = order[zeros - 1] if zeros else -1.0
+    assert torch.equal(mask, (layer.scores.abs() > border).double())
+    (mask * upstream).sum().backward()
+    assert_close(layer.scores.grad, layer.scores.detach().sign() * upstream, rtol=0, atol=0)
+    bound = 1 / math.sqrt(math.prod(shape[1:]))
+    assert layer.scores.abs().max() <= bound
+
+
+def test_keep_is_truncated_as_in_double_precision():
+    assert int(top_mask(torch.arange(1.0, 11), 0.9).sum()) == 10  # (1 - 0.9) 10 = 0.99...
+
+
+@pytest.mark.parametrize("count", [1, 8, 13, 98_304])
+def test_bits_there_and_back(count):
+    mask = torch.rand(count, generator=torch.Generator().manual_seed(0)) < 0.3
+    packed = pack(mask)
+    assert (packed.dtype, packed.numel()) == (torch.uint8, math.ceil(count / 8))
+    assert torch.equal(unpack(packed, (count,)), mask)
+    assert packed[0] & 1 == mask[0]
+    with pytest.raises(ValueError, match="bytes; the file has"):
+        unpack(packed, (count + 8,))
+
+
+def test_scores_of_a_mask_give_it_again_and_can_move():
+    mask = top_mask(torch.randn(12, 7), 0.3)
+    again = scores_of(mask)
+    assert torch.equal(top_mask(again, 0.3), mask)
+    assert again.abs().min() > 0
+
+
+@pytest.mark.parametrize(("method", "table"), [("or", "0111"), ("and", "0001"), ("add", "0112")])
+def test_combinations(method, table):
+    own, task = (Scores((1, 4), 0.5) for _ in range(2))
+    own.scores.data, task.scores.data = torch.tensor([[1.0, 2, 3, 4]]), torch.tensor([[1.0, 3, 2, 4]])
+    tasks = Tasks({"a": nn.ModuleDict({"m": task})})
+    tasks.active = "a"
+    mask = LayerMasks(nn.ModuleDict({"m": own}), tasks, method)("m")
+    assert "".join(str(int(value)) for value in mask.flatten()) == table
+    mask.sum().backward()
+    other = torch.tensor([[0.0, 1, 0, 1]])  # the task's mask
+    slope = {"or": 1 - other, "and": other, "add": torch.ones(1, 4)}[method]
+    assert torch.equal(own.scores.grad, slope)
+
+
+# one prototype, many layers --------------------------------------------------------------------------------------
+
+
+@forms
+def test_one_prototype(form):
+    model = attach(form)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    prototypes = {name.split("prototype")[1].split(".")[0] for name in trained.keys() - scores(model).keys()}
+    wanted = {"adapter": {""}, "lora": {"_query", "_value"}, "prefix": {"_encoder", "_decoder", "_cross"}}
+    assert prototypes == wanted[form]
+
+
+@pytest.mark.parametrize("form", ["adapter", "lora"])
+def test_a_prototype_a_stack(form):
+    names = attach(form, share_stacks=False).base_model.adapter().keys()
+    assert {name.split("_")[1] for name in names if name.startswith("prototype")} == {"encoder", "decoder"}
+
+
+@pytest.mark.parametrize("family", ["deberta", "roberta", "bart", "t5"])
+def test_keeping_all_is_one_adapter_in_all_layers(family):
+    model = randomise(attach("adapter", family, "classification", keep=1.0, activation="relu"), 0.3)
+    plain = peft.get_peft_model(build(family), PfeifferConfig(bottleneck_size=6))
+    prototype = model.base_model.adapter()["prototype"].state_dict()
+    for part in plain.base_model.adapter().parts():
+        part.form.load_state_dict(prototype)
+    assert torch.equal(logits(model, batch(family)), logits(plain, batch(family)))
+
+
+def test_masks_belong_to_layers():
+    """Change one layer's scores, and that layer's adapter is another; swap two layers' scores, and they swap."""
+    model = randomise(attach("adapter", "roberta", "classification"))
+    first, second = (part.form for part in model.base_model.adapter().parts())
+    x = torch.randn(2, 16)
+    before = first(x), second(x)
+    assert not torch.allclose(*before)
+    state = {name: parameter.detach().clone() for name, parameter in first.named_parameters()}
+    first.load_state_dict(second.state_dict())
+    second.load_state_dict(state)
+    assert torch.equal(first(x), before[1]) and torch.equal(second(x), before[0])
+
+
+@pytest.mark.parametrize(("transposed", "bounds"), [(False, (1 / 4, 1 / 6**0.5)), (True, (1 / 6**0.5, 1 / 4))])
+def test_starts(transposed, bounds):
+    torch.manual_seed(0)
+    model = attach("adapter", transposed_scores=transposed)
+    for name, bound in zip(("down", "up"), bounds, strict=True):
+        found = torch.cat([p.flatten() for key, p in scores(model).items() if f".{name}." in key]).abs().max()
+        assert 0.95 * bound < found <= bound
+    prefix = attach("prefix")
+    assert max(p.abs().max() for p in scores(prefix).values()) <= 1 / (3 * 2 * 16) ** 0.5
+    prototype = model.base_model.adapter()["prototype"]
+    assert prototype.down.weight.std() < 0.015 and not prototype.up.bias.any()
+
+
+def test_lora_by_hand_and_merged():
+    model = randomise(attach("lora", "roberta", "classification", keep=0.4).double())
+    inputs, plain = batch("roberta"), build("roberta").double()
+    modules = model.base_model.adapter()
+    with torch.no_grad():
+        for path, part in ((p.replace("/", "."), m) for p, m in modules.items() if hasattr(m, "form")):
+            role, linear = path.rpartition(".")[2], plain.get_submodule(path)
+            a, b = modules[f"prototype_{role}"].a, modules[f"prototype_{role}"].b
+            masks = [top_mask(part.form.masks.own[f"{role}_{name}"].scores, 0.4) for name in "ab"]
+            linear.weight += 1.5 * (b * masks[1]) @ (a * masks[0])
+    expected = logits(plain, inputs)
+    assert_close(logits(model, inputs), expected, rtol=1e-9, atol=1e-9)
+    merged = model.merge_and_unload()
+    for name, weight in plain.named_parameters():
+        assert_close(merged.get_parameter(name), weight, rtol=0, atol=1e-12)
+
+
+def test_prefix_network_is_dropped_when_training_ends(tmp_path):
+    model = randomise(attach("prefix", reparameterize=True, network_width=7))
+    inputs = batch("t5", "generation")
+    bits, expected = model.base_model.stored_bits(), logits(model, inputs)
+    hooks.find(model).on_train_end()
+    assert torch.equal(logits(model, inputs), expected)
+    assert model.base_model.stored_bits() == bits == 32 * 3 * 3 * 32 + 6 * 3 * 32
+    model.save_pretrained(tmp_path)
+    again = peft.PeftModel.from_pretrained(build("t5", "generation"), tmp_path)
+    assert torch.equal(logits(again, inputs), expected)
+
+
+# tasks -----------------------------------------------------------------------------------------------------------
+
+
+@forms
+def test_tasks(form, tmp_path):
+    model, inputs = randomise(attach(form, tasks=["rte", "glue/mnli.m", "cola"])), batch("t5", "generation")
+    with pytest.raises(ValueError, match=r"no task is set; call set_task with one of rte, glue/mnli.m, cola"):
+        logits(model, inputs)
+    with pytest.raises(ValueError, match="'sst2' is no task"):
+        hooks.find(model).set_task("sst2")
+    found = {}
+    for task in ("rte", "glue/mnli.m", "cola"):
+        hooks.find(model).set_task(task)
+        found[task] = logits(model, inputs)
+    assert not torch.allclose(found["rte"], found["cola"])
+    hooks.find(model).set_task("rte")
+    hooks.find(model).loss(model, inputs, task_loss).backward()
+    masks = model.base_model.adapter()["tasks"].masks
+    moved = [any(p.grad is not None and p.grad.any() for p in mask.parameters()) for mask in masks]
+    assert moved == [True, False, False]
+    model.save_pretrained(tmp_path)
+    again = peft.PeftModel.from_pretrained(build("t5", "generation"), tmp_path)
+    hooks.find(again).set_task("cola")
+    assert torch.equal(logits(again, inputs), found["cola"])
+
+
+def test_set_task_without_tasks_is_nothing():
+    model = attach()
+    hooks.find(model).set_task("rte")
+    logits(model, batch("t5", "generation"))
+
+
+@forms
+def test_borrowed_masks_are_the_last_tasks(form):
+    own, borrowed = (attach(form, tasks=["rte", "cola"], borrow_last_task=flag) for flag in (False, True))
+    fewer = len(scores(own)) - len(scores(borrowed))
+    assert fewer == {"adapter": 2, "lora": 4, "prefix": 1}[form]
+    randomise(borrowed)
+    hooks.find(borrowed).set_task("rte")
+    inputs = batch("t5", "generation")
+    before = logits(borrowed, inputs)
+    cola = borrowed.base_model.adapter()["tasks"].masks[1]
+    with torch.no_grad():
+        for layer in cola.values():
+            layer.scores.copy_(torch.randn_like(layer.scores))
+    assert not torch.equal(logits(borrowed, inputs), before), "the first layer looks at cola's scores"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"keep": 0.0}, "above 0 and at most 1"),
+        ({"keep": 1.1}, "above 0 and at most 1"),
+        ({"combine": "xor"}, "known are or, and, add"),
+        ({"tasks": ["rte", "rte"]}, "names a task twice"),
+        ({"borrow_last_task": True}, "needs tasks"),
+    ],
+)
+@forms
+def test_bad_options(form, fields, message):
+    with pytest.raises(ValueError, match=message):
+        attach(form, **fields)
+
+
+def test_rank_above_the_matrix():
+    with pytest.raises(ValueError, match="rank r=17 does not fit a matrix of rank 16"):
+        attach("lora", r=17)
+
+
+# storage ---------------------------------------------------------------------------------------------------------
+
+
+def t5_base_shapes():
+    """Hidden size and layers of T5-base, which decide the adapters' sizes; everything else as small as it gets."""
+    config = tf.T5Config(vocab_size=8, d_model=768, d_kv=8, d_ff=8, num_layers=12, num_heads=1)
+    return tf.T5ForConditionalGeneration(config)
+
+
+TASKS = ["rte", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "cola"]
+
+
+@pytest.mark.parametrize(("size", "published"), [(64, 0.011), (6, 0.001)])
+@pytest.mark.parametrize("borrow", [False, True])
+def test_bytes_on_disk(size, published, borrow, tmp_path):
+    """The formula 32 N + (L + T) w bits, and the file: nothing beside it but a header."""
+    config = PropetlConfig(bottleneck_size=size, tasks=TASKS, borrow_last_task=borrow)
+    model = peft.get_peft_model(t5_base_shapes(), config)
+    masked = 2 * 768 * size
+    prototype, masks = masked + 768 + size, 24 + 8 - borrow
+    bits = 32 * prototype + masks * masked
+    assert model.base_model.stored_bits() == bits
+    trace = json.loads(json.dumps(hooks.find(model).trace()))
+    assert trace == {"stored_bits": bits, "stored_params": prototype + masks * masked}
+    if not borrow:  # %BLS per task of the paper's table, to its digits
+        assert round(100 * bits / (32 * T5_PARAMS) / 8, 3) == published
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    header = 8 + struct.unpack("<Q", path.read_bytes()[:8])[0]
+    measured = path.stat().st_size - header
+    assert measured == bits / 8
+    if (size, borrow) == (64, False):
+        assert measured == 789_760
+    stored = load_file(path)
+    assert sum(t.numel() for t in stored.values() if t.dtype is torch.uint8) == masks * masked // 8
+
+
+@forms
+def test_nothing_but_bits_of_the_scores_is_needed(form, tmp_path):
+    """Saved, loaded and saved again: the same file; and training goes on from it."""
+    model, inputs = randomise(attach(form)), batch("t5", "generation")
+    model.save_pretrained(tmp_path / "a")
+    again = peft.PeftModel.from_pretrained(build("t5", "generation"), tmp_path / "a", is_trainable=True)
+    assert torch.equal(logits(again, inputs), logits(model, inputs))
+    again.save_pretrained(tmp_path / "b")
+    assert (tmp_path / "a/adapter_model.safetensors").read_bytes() == (
+        tmp_path / "b/adapter_model.safetensors"
+    ).read_bytes()
+    before = {name: p.detach().clone() for name, p in again.named_parameters() if p.requires_grad}
+    train(again, [inputs], steps=2)
+    assert all(not torch.equal(p, before[name]) for name, p in again.named_parameters() if name in before)
+
+
+def test_another_size_does_not_load(tmp_path):
+    attach(bottleneck_size=6).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"bottleneck_size": 16}))
+    with pytest.raises(ValueError, match="a mask of shape"):
+        peft.PeftModel.from_pretrained(build("t5", "generation"), tmp_path)
+
+
+# whole trainings -------------------------------------------------------------------------------------------------
+
+
+class ByHand:
+    """PROPETL with adapters on T5 and its AdamW, written without any module of ours, in float64."""
+
+    def __init__(self, model, keep):
+        named = {n.split("propetl_.default.")[1]: p for n, p in model.named_parameters() if ".propetl_." in n}
+        self.values = {name: p.detach().clone().requires_grad_(True) for name, p in named.items()}
+        self.state = {name: [torch.zeros_like(p), torch.zeros_like(p)] for name, p in self.values.items()}
+        self.keep, self.network = keep, build("t5", "generation").double()
+        for stack in ("encoder", "decoder"):
+            for index, block in enumerate(getattr(self.network, stack).block):
+                last = block.layer[-1]
+                path = f"{stack}/block/{index}/layer/{len(block.layer) - 1}/dropout.form.masks.own"
+                last.register_forward_hook(lambda module, args, output, path=path: output + self.adapter(path, output))
+
+    def mask(self, name):
+        values = self.values[name]
+        size = values.abs()
+        zeros = int((1 - self.keep) * values.numel())
+        hard = torch.ones(values.numel(), dtype=torch.float64)
+        hard[size.detach().flatten().argsort()[:zeros]] = 0
+        return hard.reshape(values.shape) + size - size.detach()
+
+    def adapter(self, path, u):
+        down, up = (
+            self.values[f"prototype.{name}.weight"]
+            * (1 - (1 - self.mask(f"{path}.{name}.scores"))
+               * (1 - self.mask(f"tasks.masks.{self.task}.{name}.scores")))
+            for name in ("down", "up")
+        )  # fmt: skip
+        inner = u @ down.T + self.values["prototype.down.bias"]
+        inner = 0.5 * inner * (1 + torch.tanh((2 / math.pi) ** 0.5 * (inner + 0.044715 * inner**3)))
+        return inner @ up.T + self.values["prototype.up.bias"]
+
+    def step(self, inputs, count, rates, decay):
+        scores_ = self.network(**{k: v for k, v in inputs.items() if k != "labels"}).logits
+        loss = task_loss(scores_, inputs["labels"])
+        gradients = dict(zip(self.values, torch.autograd.grad(loss, list(self.values.values()), allow_unused=True),
+                             strict=True))  # fmt: skip
+        norm = torch.cat([g.flatten() for g in gradients.values() if g is not None]).norm()
+        factor = min(1.0, 1.0 / (norm.item() + 1e-6))
+        for name, gradient in gradients.items():
+            if gradient is None:
+                continue
+            count[name] = count.get(name, 0) + 1
+            value, (first, second), step = self.values[name].data, self.state[name], count[name]
+            rate = rates(name.endswith(".scores"))
+            value.mul_(1 - rate * (decay if value.dim() > 1 or name.endswith(".scores") else 0.0))
+            first.mul_(0.9).add_(0.1 * factor * gradient)
+            second.mul_(0.999).add_(0.001 * (factor * gradient) ** 2)
+            value.sub_(rate * (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8))
+        return loss.item()
+
+
+def exact_norm(self, hidden):
+    return self.weight * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+
+
+@pytest.mark.parametrize("masks_first", [False, True])
+def test_whole_training(masks_first, monkeypatch):
+    """Two tasks in turn, the documented loop against hand-written modules and a hand-written AdamW."""
+    monkeypatch.setattr(T5LayerNorm, "forward", exact_norm)  # the original computes its variance in float32
+    monkeypatch.setattr(torch.Tensor, "float", lambda tensor: tensor)  # and its softmax
+    names, rate, ratio = ["rte", "cola"], 1e-2, 10.0
+    model = attach(tasks=names, masks_first=masks_first, mask_rate=ratio).double()
+    inputs, rates_seen, count = batch("t5", "generation"), [], {}
+    plain = ByHand(model, 0.3)
+    method = hooks.find(model)
+    method.on_train_begin(4)
+    model.train()
+    groups = hooks.optimizer_groups(model, rate, 0.1)
+    optimizer = torch.optim.AdamW(groups)
+    for step in range(4):
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * (4 - step) / 4
+        scheduled = [group["lr"] for group in optimizer.param_groups]
+        method.set_task(names[step % 2])
+        plain.task = step % 2
+        loss = method.loss(model, inputs, task_loss)
+        loss.backward()
+        nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], 1.0)
+        method.on_pre_optimizer_step(step, optimizer)
+        rates_seen.append(sorted({group["lr"] for group in optimizer.param_groups}))
+        optimizer.step()
+        method.on_optimizer_step(step)
+        assert [group["lr"] for group in optimizer.param_groups] == scheduled
+        optimizer.zero_grad()
+
+        def rates(is_score, step=step):
+            if masks_first and step < 2:  # the released loop's scheduler does not step at first
+                return 3 * rate * (step == 0 and is_score)
+            now = rate * (4 - step + masks_first) / 4
+            return ratio * now if is_score else now
+
+        assert_close(loss.item(), plain.step(inputs, count, rates, 0.1), rtol=1e-9, atol=1e-9)
+    found = {n.split("propetl_.default.")[1]: p for n, p in model.named_parameters() if ".propetl_." in n}
+    for name, parameter in found.items():
+        assert_close(parameter.detach(), plain.values[name].detach(), rtol=1e-9, atol=1e-9, msg=name)
+    assert rates_seen[0] == pytest.approx([0.0, 3 * rate] if masks_first else [rate, ratio * rate])
+    assert rates_seen[1] == pytest.approx([0.0] if masks_first else [rate * 3 / 4, ratio * rate * 3 / 4])
+
+
+def test_scores_have_a_rate_of_their_own():
+    for form, ratio in (("adapter", 10.0), ("lora", 300.0), ("prefix", 1.0)):
+        model = attach(form)
+        groups = hooks.optimizer_groups(model, 1e-4, 0.0)
+        named = {id(p): name for name, p in model.named_parameters()}
+        rates = {name: g["lr"] for g in groups for name in (named[id(p)] for p in g["params"])}
+        assert all(
+            math.isclose(found, 1e-4 * (ratio if name.endswith(".scores") else 1)) for name, found in rates.items()
+        )
+        assert len(rates) == len([p for p in model.parameters() if p.requires_grad])
