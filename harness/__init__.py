@@ -5,12 +5,19 @@ Reading order, and the direction of imports (an arrow never points back; tests/t
     __main__    compose the configuration, run or sweep, print one honest line
     run         the whole experiment on one screen
     sweep       many runs at once: Hydra's multirun on local workers
-    compose, recipe, config      Hydra's errors in one message; the papers' hyper-parameters; the schema
+    compose, config, schema      Hydra's errors in one message; the schema
+    recipe, level, rows          the papers' hyper-parameters; their sizes; both as rows of TOML
     task, files, dataset         columns, labels, splits; from files in the official layout; from the hub
-    data, metrics                text -> batches; in-tree `evaluate` metrics
-    model, snapshot, budget      backbone and method; its files from the hub; the parameter budget
+    columns, shapes, instructions    rows checked, flattened and put into prompts
+    splits, answers              the papers' special splits; generated answers read back as labels
+    data, tokens                 text -> batches; tokenised once, kept on disk
+    metrics, scores, spans       in-tree `evaluate` metrics; their arithmetic; answers as SQuAD compares them
+    model, directory, snapshot   backbone and method; where it is; its files from the hub
+    budget                       the parameter budget
+    quantization                 the backbone in 4 or 8 bits, and back
     train       the loop, over accelerate
     feed, schedule, optimizer, losses, monitor    its batches, rates, AdamW, objective, learning curve
+    predict, submission          a finished run on rows with hidden labels; the benchmarks' files
     evaluate, cost               scores from logits or generated text; seconds, tokens, peak and stored bytes
     identity, provenance         what makes two runs the same run; commit, versions, the hash of what makes numbers
     record, claim, publish, atomic    the store: read, own, finish, write

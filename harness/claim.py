@@ -1,10 +1,11 @@
 """Who runs a run: exactly one process, without a lock server and without comparing clocks.
 
-The owner's file is created by a hard link (one winner among any number of contenders). The owner counts a heartbeat up;
-a contender that sees the count stand still for longer than two beats (or, on the same host, whose process is gone) takes
-over: it renames the old owner's file away (again one winner), checks that it moved the one it had judged, and claims.
-Before its last write an owner looks whether the file is still its own, so a process that was given up for dead and comes
-back cannot overwrite its successor's record.
+Owners form a chain of files that are never rewritten: `owner.json`, then for each owner that was lost a file named after
+that owner's content, which holds the one who took over. Every file comes into being by a hard link, so of any number of
+contenders one wins; whoever stands at the end of the chain owns the run. The owner counts a heartbeat up; a contender
+that sees the count stand still for longer than two beats (or, on the same host, whose process is gone) takes over.
+Before its last write an owner looks whether it still stands at the end, so a process that was given up for dead and
+comes back cannot overwrite its successor's record.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ class Claim:
         """Own the run. Raises Busy where somebody alive does, RecordError where the folder cannot be written."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            while not atomic.create(self.owner, self.mine):
-                self._remove_if_lost()
+            while not (self._joined() and self.held()):
+                continue  # the chain ended, or began anew, between our look and our link
             atomic.write(self.pulse, b"0\n")
         except OSError as error:
             raise RecordError(
@@ -75,15 +76,35 @@ class Claim:
         """Stop the heartbeat, and give the run up if it is still ours."""
         self._stop.set()
         self._thread.join()
-        if self._take_away(self.mine):
-            self.pulse.unlink(missing_ok=True)
+        if self.held():
+            for path in [self.owner, self.pulse, *self.folder.glob(f"owner.{24 * '[0-9a-f]'}")]:
+                path.unlink(missing_ok=True)
 
     def held(self) -> bool:
         """Whether the run is still ours: asked before the last write (the fence)."""
-        try:
-            return self.owner.read_bytes() == self.mine
-        except OSError:
-            return False
+        return self._last() == self.mine
+
+    def _last(self) -> bytes | None:
+        """The owner at the end of the chain; None where nobody owns the run."""
+        last, path = None, self.owner
+        while True:
+            try:
+                last = path.read_bytes()
+            except FileNotFoundError:
+                return last
+            path = self._successor(last)
+
+    def _successor(self, owner: bytes) -> Path:
+        return self.folder / f"owner.{hashlib.sha256(owner).hexdigest()[:24]}"
+
+    def _joined(self) -> bool:
+        """Try to stand at the end of the chain. Raises Busy where somebody alive does."""
+        last = self._last()
+        if last is None:
+            return atomic.create(self.owner, self.mine)
+        if self._alive(last):
+            raise Busy(f"{self.folder.name} is being run by another process (its heartbeat moves); nothing to do")
+        return atomic.create(self._successor(last), self.mine)
 
     def _beat(self) -> None:
         """Count the heartbeat up until stopped. A full disk stops the pulse, not the run: the final write will tell."""
@@ -94,29 +115,6 @@ class Claim:
                 atomic.write(self.pulse, f"{count}\n".encode())
             except OSError:
                 continue
-
-    def _remove_if_lost(self) -> None:
-        """Move the present owner's file away if that owner is gone. Raises Busy if it is alive."""
-        try:
-            theirs = self.owner.read_bytes()
-        except FileNotFoundError:
-            return  # given up between our attempt and this look
-        if self._alive(theirs):
-            raise Busy(f"{self.folder.name} is being run by another process (its heartbeat moves); nothing to do")
-        self._take_away(theirs)
-
-    def _take_away(self, expected: bytes) -> bool:
-        """Remove the owner's file if it says `expected`; whoever else's file we moved by a hair is put back."""
-        away = self.folder / f"owner.gone-{secrets.token_hex(8)}"
-        try:
-            os.replace(self.owner, away)
-        except FileNotFoundError:
-            return False
-        found = away.read_bytes()
-        if found != expected and not atomic.create(self.owner, found):
-            raise Busy(f"{self.folder.name} changed hands while we looked; ask again")
-        away.unlink(missing_ok=True)
-        return found == expected
 
     def _alive(self, theirs: bytes) -> bool:
         """Whether an owner lives: by its process on this host, elsewhere by two looks at its heartbeat."""

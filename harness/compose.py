@@ -71,7 +71,7 @@ def checked(config: DictConfig) -> RunConfig:
     return run
 
 
-def _tags(config: DictConfig) -> dict[str, str]:
+def _tags(config: Any) -> dict[str, str]:
     """The recipe's tags, with those of values that the command line changed put right."""
     tags = dict(config.recipe.tags)
     run = {name: config[name].name for name in recipe.RUN} | {"variant": config.recipe.variant}

@@ -15,7 +15,7 @@ def _shipped(in_wheel: str, in_checkout: str) -> Path:
 
 
 CONF = _shipped("conf", "conf")
-PUBLISHED = _shipped("published", "results/published")
+PUBLISHED = _shipped("literature", "results/published")
 
 
 def embedded(path: str) -> Path:

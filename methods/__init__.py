@@ -99,6 +99,7 @@ METHODS = (
         "Zhang et al., 2023, arXiv 2308.12043",
         "methods.reparameterized.increlora",
     ),
+    Method("qlora", "reparameterized", "Dettmers et al., NeurIPS 2023, arXiv 2305.14314", "peft"),  # LoRA, quantised
     Method("ia3", "additive", "Liu et al., NeurIPS 2022, arXiv 2205.05638", "peft", draws=False),
     Method(
         "propetl",

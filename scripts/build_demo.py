@@ -20,7 +20,7 @@ from demo_models import BACKBONES
 from demo_pretrain import pretrain
 from demo_tasks import SIZES, build_task, to_tsv
 from demo_tokenizers import build_tokenizer, word_counts
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "harness" / "embedded"
@@ -45,24 +45,19 @@ def build_corpus(seed: int) -> None:
 
 
 def make_tokenizer(name: str, seed: int) -> PreTrainedTokenizerFast:
-    """Build and save the tokenizer of one backbone."""
+    """Build the tokenizer of one backbone."""
     tokenizer = build_tokenizer(name, word_counts(sample_lines(seed, TOKENIZER_SAMPLE)))
-    tokenizer.save_pretrained(EMBEDDED / "backbones" / name)
     print(f"{name}: {len(tokenizer)} tokens", flush=True)
     return tokenizer
 
 
-def save_backbone(model: PreTrainedModel, path: Path) -> None:
-    """Save weights in half precision; together with the tokenizer that is all a backbone directory holds."""
-    model.half().save_pretrained(path)
-
-
 def build_backbone(name: str, seed: int) -> None:
-    """Tokenizer, pre-training and saving of one backbone."""
+    """Tokenizer and pre-training of one backbone; saved together at the end, as weights fit one vocabulary only."""
     path = EMBEDDED / "backbones" / name
     tokenizer = make_tokenizer(name, seed)
     model, loss = pretrain(name, tokenizer, seed)
-    save_backbone(model, path)
+    tokenizer.save_pretrained(path)
+    model.half().save_pretrained(path)
     print(f"{name}: {model.num_parameters()} parameters, held-out loss {loss:.3f}")
     wrote(path)
 
@@ -94,7 +89,7 @@ def main() -> None:
         build_tasks(arguments.seed)
     if arguments.what == "tokenizer":
         for name in names:
-            make_tokenizer(name, arguments.seed)
+            make_tokenizer(name, arguments.seed).save_pretrained(EMBEDDED / "backbones" / name)
     if arguments.what in ("backbone", "all"):
         for name in names:
             build_backbone(name, arguments.seed)

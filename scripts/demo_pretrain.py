@@ -40,7 +40,7 @@ RECIPES: dict[str, Recipe] = {
     "deberta": Recipe(6000, 1.5e-3),
     "roberta": Recipe(6000, 1.5e-3),
     "bart": Recipe(5000, 1.5e-3),
-    "t5": Recipe(5000, 2e-3),
+    "t5": Recipe(5000, 1e-3),
 }
 
 
@@ -75,6 +75,12 @@ def pad(rows: list[list[int]], value: int) -> Tensor:
     return torch.tensor([row + [value] * (width - len(row)) for row in rows])
 
 
+def as_batch(inputs: list[list[int]], labels: list[list[int]], padding: int) -> Batch:
+    """Padded tensors of inputs and labels."""
+    ids = pad(inputs, padding)
+    return {"input_ids": ids, "attention_mask": (ids != padding).long(), "labels": pad(labels, IGNORED)}
+
+
 def mask_tokens(tokenizer: PreTrainedTokenizerFast) -> Corrupt:
     """Masked language modelling as in BERT; never of punctuation, and of a connective every other time.
 
@@ -98,8 +104,7 @@ def mask_tokens(tokenizer: PreTrainedTokenizerFast) -> Corrupt:
                 before[place] = mask if draw < 0.8 else rng.randrange(size) if draw < 0.9 else token
             inputs.append(before)
             labels.append(after)
-        ids = pad(inputs, padding)
-        return {"input_ids": ids, "attention_mask": (ids != padding).long(), "labels": pad(labels, IGNORED)}
+        return as_batch(inputs, labels, padding)
 
     return corrupt
 
@@ -118,41 +123,51 @@ def spans(length: int, share: float, mean: float, rng: random.Random) -> list[tu
     return out or [(0, 1)]
 
 
+def blank_out(row: list[int], bounds: tuple[int, int], marker: int, rng: random.Random) -> list[int]:
+    """The row with spans between the bounds replaced by one marker each."""
+    first, last = bounds
+    kept, done = row[:first], first
+    for start, end in spans(last - first, 0.3, 2.0, rng):
+        kept += [*row[done : first + start], marker]
+        done = first + end
+    return kept + row[done:]
+
+
 def infill(tokenizer: PreTrainedTokenizerFast) -> Corrupt:
     """BART's denoising: each span of text becomes one <mask>, the target is the whole text."""
     padding, mask = tokenizer.pad_token_id, tokenizer.mask_token_id
 
     def corrupt(rows: list[list[int]], rng: random.Random) -> Batch:
-        inputs = []
-        for row in rows:
-            body, kept, last = row[1:-1], [row[0]], 0
-            for start, end in spans(len(body), 0.3, 2.0, rng):
-                kept += [*body[last:start], mask]
-                last = end
-            inputs.append([*kept, *body[last:], row[-1]])
-        ids = pad(inputs, padding)
-        return {"input_ids": ids, "attention_mask": (ids != padding).long(), "labels": pad(rows, IGNORED)}
+        return as_batch([blank_out(row, (1, len(row) - 1), mask, rng) for row in rows], rows, padding)
 
     return corrupt
 
 
+def sentinel_pair(row: list[int], sentinels: list[int], rng: random.Random) -> tuple[list[int], list[int]]:
+    """A text with spans replaced by sentinels, and the list of each sentinel with what it stands for."""
+    body, kept, target, done = row[:-1], [], [], 0
+    for sentinel, (start, end) in zip(sentinels, spans(len(row) - 1, 0.25, 1.7, rng), strict=False):
+        kept += [*body[done:start], sentinel]
+        target += [sentinel, *body[start:end]]
+        done = end
+    return [*kept, *body[done:], row[-1]], [*target, row[-1]]
+
+
 def span_corruption(tokenizer: PreTrainedTokenizerFast) -> Corrupt:
-    """T5's objective: spans become sentinels, the target lists each sentinel with what it stands for."""
-    padding, end_of_text = tokenizer.pad_token_id, tokenizer.eos_token_id
-    sentinels = [tokenizer.convert_tokens_to_ids(f"<extra_id_{index}>") for index in range(SENTINELS)]
+    """T5's objective; every other batch instead asks for the whole text, its spans blanked by the last sentinel.
+
+    The targets of span corruption are short, and alone they do not teach so small a decoder to read the encoder in
+    the few steps there are.
+    """
+    padding = tokenizer.pad_token_id
+    vocabulary = tokenizer.get_vocab()
+    sentinels = [vocabulary[f"<extra_id_{index}>"] for index in range(SENTINELS)]
 
     def corrupt(rows: list[list[int]], rng: random.Random) -> Batch:
-        inputs, labels = [], []
-        for row in rows:
-            body, kept, target, last = row[:-1], [], [], 0
-            for sentinel, (start, end) in zip(sentinels, spans(len(body), 0.25, 1.7, rng), strict=False):
-                kept += [*body[last:start], sentinel]
-                target += [sentinel, *body[start:end]]
-                last = end
-            inputs.append([*kept, *body[last:], end_of_text])
-            labels.append([*target, end_of_text])
-        ids = pad(inputs, padding)
-        return {"input_ids": ids, "attention_mask": (ids != padding).long(), "labels": pad(labels, IGNORED)}
+        if rng.random() < 0.5:
+            return as_batch([blank_out(row, (0, len(row) - 1), sentinels[-1], rng) for row in rows], rows, padding)
+        pairs = [sentinel_pair(row, sentinels[:-1], rng) for row in rows]
+        return as_batch([inputs for inputs, _ in pairs], [labels for _, labels in pairs], padding)
 
     return corrupt
 

@@ -1,7 +1,7 @@
 """Every task on every family that can do it, briefly: which of them run from data to score.
 
     python scripts/walk_tasks.py --root ../shared/data
-    python scripts/walk_tasks.py --root DIR --tasks glue/rte,superglue_text/copa --families deberta,t5 --markdown walk.md
+    python scripts/walk_tasks.py --root DIR --tasks glue/rte,superglue_text/copa --families bert,t5 --markdown walk.md
 
 All runs in one process, on the embedded backbones (and `bert` on random weights): 20 updates of 4 rows, then at most 32
 rows of every split that counts, at most 16 new tokens each. The matrix says what ran, with its score, what was skipped

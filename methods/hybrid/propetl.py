@@ -11,8 +11,9 @@ layers and T tasks: N + (L + T) w parameters, and 32 N + (L + T) w bits, which i
 The defaults are those of T5 on GLUE (multi-task: name the `tasks`). RoBERTa's run differs: keep 0.5, ReLU,
 `init_std` 0.02, scores stored transposed, mask_rate 30. Differences to the code: it makes the first layer's masks the
 same object as the last task's (31 masks, not 32): `borrow_last_task`; its first step moves the scores alone, its
-second nothing, and from then on rates are those of the step before: `masks_first`; it stores a mask's entry as a byte,
-here it is a bit.
+second nothing, and from then on rates are those of the step before: `masks_first`; its gradients are zeroed and not
+dropped, so masks of tasks that are not in the batch go on by their momentum: `idle_tasks_move`; it stores a mask's
+entry as a byte, here it is a bit.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from peft import PeftConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -36,6 +37,11 @@ class PrototypeConfig(TunerConfig):
     masks_first: bool = field(
         default=False,
         metadata={"help": "As the T5 code: the first step moves the scores alone; the schedule runs late by one."},
+    )
+
+    idle_tasks_move: bool = field(
+        default=False,
+        metadata={"help": "As the T5 code: masks of tasks that are not in the batch go on by their momentum."},
     )
 
     def check(self) -> None:
@@ -100,10 +106,17 @@ class PrototypeTuner(Tuner):
         return [{"params": scores, "lr": config.mask_rate * base_lr}]
 
     def on_pre_optimizer_step(self, step: int, optimizer: Optimizer) -> None:
-        """Where `masks_first`: step 0 moves the scores, step 1 nothing, any other has the rates of the step before."""
+        """What `masks_first` and `idle_tasks_move` ask for."""
         config: Any = self.peft_config[self.active_adapters[0]]
-        if not config.masks_first:
-            return
+        if config.idle_tasks_move:
+            for _, parameter in self._named(scores=True):
+                if parameter.grad is None and parameter in optimizer.state:
+                    parameter.grad = torch.zeros_like(parameter)  # AdamW leaves out what has no gradient
+        if config.masks_first:
+            self._delay(step, optimizer, config.mask_rate)
+
+    def _delay(self, step: int, optimizer: Optimizer, mask_rate: float) -> None:
+        """Step 0 moves the scores alone, step 1 nothing, and any other has the rates of the step before."""
         groups = optimizer.param_groups
         rates = [0.0] * len(groups) if step < 2 else self._scheduled
         self._groups, self._scheduled = groups, [group["lr"] for group in groups]
@@ -113,7 +126,7 @@ class PrototypeTuner(Tuner):
             scores = {id(parameter) for _, parameter in self._named(scores=True)}
             for group, scheduled in zip(groups, self._scheduled, strict=True):
                 if any(id(parameter) in scores for parameter in group["params"]):
-                    group["lr"] = FIRST_STEP_RATE * group.get("initial_lr", scheduled) / config.mask_rate
+                    group["lr"] = FIRST_STEP_RATE * group.get("initial_lr", scheduled) / mask_rate
 
     def on_optimizer_step(self, step: int) -> None:
         """Give the groups the rates back that the loop had set."""

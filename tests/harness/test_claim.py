@@ -79,12 +79,12 @@ def test_who_lost_the_run_cannot_publish(tmp_path):
     assert json.loads((tmp_path / "owner.json").read_text())["host"] == "elsewhere", "the successor's claim stays"
 
 
-def _contend(folder, start, won):
+def _contend(folder, start, won, enough):
     start.wait()
     try:
         with Claim(folder, 5):
             won.put(os.getpid())
-            time.sleep(0.3)
+            enough.wait()  # hold it until every contender has had its answer
     except Busy:
         won.put(None)
 
@@ -97,12 +97,13 @@ def test_of_many_contenders_one_wins(tmp_path, stale):
         folder.mkdir()
         if stale:
             (folder / "owner.json").write_bytes(foreign(host=claim._host(), pid=os.getpid(), born="gone"))
-        start, won = fork.Event(), fork.Queue()
-        processes = [fork.Process(target=_contend, args=(folder, start, won)) for _ in range(6)]
+        start, enough, won = fork.Event(), fork.Event(), fork.Queue()
+        processes = [fork.Process(target=_contend, args=(folder, start, won, enough)) for _ in range(6)]
         for process in processes:
             process.start()
         start.set()
-        answers = [won.get(timeout=20) for _ in processes]
+        answers = [won.get(timeout=60) for _ in processes]
+        enough.set()
         for process in processes:
             process.join()
         assert sum(answer is not None for answer in answers) == 1

@@ -76,8 +76,8 @@ def finished(tmp_path_factory):
         (root / "RTE" / f"{name}.tsv").write_text(HEADER + body)
     (root / "RTE" / "test.tsv").write_text("index\tsentence1\tsentence2\n0\ta cat 3\tb\n1\ta cat 4\tb\n")
     config = composed(
-        "task=glue/rte", "model=demo_deberta", f"data.root={root}", f"results.root={root / 'runs'}", "train.max_steps=3",
-        "train.learning_rate=1e-2", "device=cpu", "progress=false", "~recipe",
+        "task=glue/rte", "model=demo_deberta", f"data.root={root}", f"results.root={root / 'runs'}",
+       "train.max_steps=3", "train.learning_rate=1e-2", "device=cpu", "progress=false", "~recipe",
     )  # fmt: skip
     made = run.run(run.plan(config))
     return root, root / "runs" / made.id, made
@@ -86,7 +86,7 @@ def finished(tmp_path_factory):
 def test_a_run_writes_its_submission(finished, capsys, tmp_path):
     import pandas
 
-    root, folder, _ = finished
+    _, folder, _ = finished
     assert predict.main([str(folder), "--output", str(tmp_path)]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "RTE.tsv")
     rows = (tmp_path / "RTE.tsv").read_text().splitlines()
@@ -97,7 +97,7 @@ def test_a_run_writes_its_submission(finished, capsys, tmp_path):
 
 
 def test_another_task_of_the_same_labels(finished, tmp_path):
-    root, folder, _ = finished
+    _, folder, _ = finished
     test = [{"premise": "a cat 3", "hypothesis": "b", "idx": 0}]
     other = superglue.directory(tmp_path / "other", "rte", test=test)
     assert predict.main([str(folder), "--root", other, "--task", "superglue/rte", "--output", str(tmp_path)]) == 0

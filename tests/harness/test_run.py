@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("run")  # one worker makes the store, once
+
 ROOT = Path(__file__).parents[2]
 SHORT = ["train.max_steps=3", "data.max_train_rows=96", "data.max_eval_rows=40", "progress=false"]
 ENV = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

@@ -1,4 +1,4 @@
-"""SuperGLUE's nested sets and Super-NaturalInstructions, flattened: what a model reads, and what is said of bad rows."""
+"""SuperGLUE's nested sets and Super-NaturalInstructions: what a model reads, and what is said of bad rows."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_a_bad_row_is_named_with_its_line(tmp_path, name, change, says):
 
 def test_a_prompt_names_its_fields(tmp_path):
     root = superglue.directory(tmp_path, "wic")
-    with pytest.raises(ConfigError, match="unknown field 'sentense1'. Did you mean sentence1"):
+    with pytest.raises(ConfigError, match=r"unknown field 'sentense1'\. Did you mean sentence1"):
         load(task("superglue_text/wic", "task.prompt='{sentense1}'"), root)
     with pytest.raises(ConfigError, match="malformed"):
         load(task("superglue_text/wic", "task.prompt='{sentence1'"), root)

@@ -59,7 +59,7 @@ def test_every_tenth_row():
 
 
 def test_other_tasks_have_no_such_split():
-    with pytest.raises(ConfigError, match="task.splits=propetl_t5 is not defined for task xsum; it is for cola"):
+    with pytest.raises(ConfigError, match=r"task\.splits=propetl_t5 is not defined for task xsum; it is for cola"):
         arrange("propetl_t5", "xsum", {"train": rows(5), "validation": rows(5)})
     official = {"train": rows(5), "test": rows(2)}
     assert arrange("official", "xsum", official) == official

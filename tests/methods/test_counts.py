@@ -28,6 +28,10 @@ def lora(d, f, attentions, feeds, r=8):
     return r * (attentions * 4 * 2 * d + feeds * 2 * (d + f))
 
 
+def svd(d, f, attentions, feeds, r):
+    return lora(d, f, attentions, feeds, r) + r * (attentions * 4 + feeds * 2)  # and a singular value a rank
+
+
 def ia3(d, f, attentions, feeds):
     return attentions * 2 * d + feeds * f
 
@@ -49,6 +53,9 @@ EXPECTED = {
     "head": dict.fromkeys(BACKBONES, 0),
     "bitfit": {"deberta": 102_912, "roberta": 102_144, "bart": 333_824, "t5": 202_752},  # T5: biases that were added
     "lora": {family: lora(*shape) for family, shape in SHAPES.items()},
+    "adalora": {family: svd(*shape, 12) for family, shape in SHAPES.items()},  # what is allocated at the start
+    "adalora_peft": {family: svd(*shape, 12) for family, shape in SHAPES.items()},
+    "increlora": {family: svd(*shape, 1) for family, shape in SHAPES.items()},  # before the first growth
     "ia3": {family: ia3(*shape) for family, shape in SHAPES.items()},
     "houlsby": {family: adapters(d, attentions + feeds, 8) for family, (d, _, attentions, feeds) in SHAPES.items()},
     "pfeiffer": {family: adapters(d, feeds, 16) for family, (d, _, _, feeds) in SHAPES.items()},

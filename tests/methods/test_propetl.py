@@ -397,7 +397,7 @@ class ByHand:
         inner = 0.5 * inner * (1 + torch.tanh((2 / math.pi) ** 0.5 * (inner + 0.044715 * inner**3)))
         return inner @ up.T + self.values["prototype.up.bias"]
 
-    def step(self, inputs, count, rates, decay):
+    def step(self, inputs, count, rates, decay, idle):
         scores_ = self.network(**{k: v for k, v in inputs.items() if k != "labels"}).logits
         loss = task_loss(scores_, inputs["labels"])
         gradients = dict(zip(self.values, torch.autograd.grad(loss, list(self.values.values()), allow_unused=True),
@@ -405,8 +405,9 @@ class ByHand:
         norm = torch.cat([g.flatten() for g in gradients.values() if g is not None]).norm()
         factor = min(1.0, 1.0 / (norm.item() + 1e-6))
         for name, gradient in gradients.items():
-            if gradient is None:
+            if gradient is None and not (idle and name in count):
                 continue
+            gradient = torch.zeros_like(self.values[name]) if gradient is None else gradient
             count[name] = count.get(name, 0) + 1
             value, (first, second), step = self.values[name].data, self.state[name], count[name]
             rate = rates(name.endswith(".scores"))
@@ -421,13 +422,14 @@ def exact_norm(self, hidden):
     return self.weight * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
 
 
+@pytest.mark.parametrize("idle", [False, True])
 @pytest.mark.parametrize("masks_first", [False, True])
-def test_whole_training(masks_first, monkeypatch):
+def test_whole_training(masks_first, idle, monkeypatch):
     """Two tasks in turn, the documented loop against hand-written modules and a hand-written AdamW."""
     monkeypatch.setattr(T5LayerNorm, "forward", exact_norm)  # the original computes its variance in float32
     monkeypatch.setattr(torch.Tensor, "float", lambda tensor: tensor)  # and its softmax
     names, rate, ratio = ["rte", "cola"], 1e-2, 10.0
-    model = attach(tasks=names, masks_first=masks_first, mask_rate=ratio).double()
+    model = attach(tasks=names, masks_first=masks_first, mask_rate=ratio, idle_tasks_move=idle).double()
     inputs, rates_seen, count = batch("t5", "generation"), [], {}
     plain = ByHand(model, 0.3)
     method = hooks.find(model)
@@ -457,7 +459,7 @@ def test_whole_training(masks_first, monkeypatch):
             now = rate * (4 - step + masks_first) / 4
             return ratio * now if is_score else now
 
-        assert_close(loss.item(), plain.step(inputs, count, rates, 0.1), rtol=1e-9, atol=1e-9)
+        assert_close(loss.item(), plain.step(inputs, count, rates, 0.1, idle), rtol=1e-9, atol=1e-9)
     found = {n.split("propetl_.default.")[1]: p for n, p in model.named_parameters() if ".propetl_." in n}
     for name, parameter in found.items():
         assert_close(parameter.detach(), plain.values[name].detach(), rtol=1e-9, atol=1e-9, msg=name)

@@ -17,7 +17,10 @@ from torch import nn
 from methods import hooks
 
 ROOT = Path(__file__).parents[2]
-METHODS = sorted(path.stem for path in (ROOT / "conf/method").glob("[!_]*.yaml"))
+YAMLS = {path.stem: path.read_text() for path in (ROOT / "conf/method").glob("[!_]*.yaml")}
+# A method on a quantised backbone is another method on another backbone: tests/harness/test_quantization.py.
+ON_QUANTISED = sorted(name for name, text in YAMLS.items() if "override /quantization" in text)
+METHODS = sorted(YAMLS.keys() - set(ON_QUANTISED))
 FAMILIES = ("deberta", "roberta", "bart", "t5")
 KINDS = [(family, "classification") for family in FAMILIES] + [("bart", "generation"), ("t5", "generation")]
 VOCABULARY, LABELS = 61, 3
