@@ -50,8 +50,8 @@ def groups() -> list[str]:
 
 def checked(config: DictConfig) -> RunConfig:
     """The composed configuration as dataclasses. Raises ConfigError for what Hydra let pass: `++` keys, missing values."""
-    plain = OmegaConf.to_container(config, resolve=True)
-    plain.pop("hydra", None)
+    resolved = OmegaConf.to_container(config, resolve=True)
+    plain = {key: value for key, value in resolved.items() if key != "hydra"} if isinstance(resolved, dict) else {}
     try:
         whole = OmegaConf.merge(OmegaConf.structured(RunConfig), plain)
     except OmegaConfBaseException as error:

@@ -86,14 +86,14 @@ class AllCombinations(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what the launcher needs."""
-        self.context, self.task_function, self.config = hydra_context, task_function, config
+        self.context, self.task_function, self.composed = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> Any:
         """Hand every combination of the arguments to the launcher."""
         parser = OverridesParser.create(config_loader=self.context.config_loader)
         batches = BasicSweeper.split_arguments(parser.parse_overrides(arguments), None)
         launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=self.context, task_function=self.task_function, config=self.config
+            hydra_context=self.context, task_function=self.task_function, config=self.composed
         )
         return [launcher.launch([list(job) for batch in batches for job in batch], 0)]
 
@@ -142,8 +142,11 @@ class LocalWorkers(Launcher):
         """Run every plan in a process of its own, at most `workers` at a time."""
         slots = list(range(self.workers or device.gpus() or len(os.sched_getaffinity(0))))[: len(plans)]
         start = multiprocessing.get_context("forkserver")
-        start.set_forkserver_preload(["torch", "transformers", "harness.quantization", "peft", "harness.train", "harness.evaluate"])
-        waiting, working = list(plans), {}
+        start.set_forkserver_preload(
+            ["torch", "transformers", "harness.quantization", "peft", "harness.train", "harness.evaluate"]
+        )
+        waiting = list(plans)
+        working: dict[Any, tuple[Any, Any, int]] = {}
         while waiting or working:
             while waiting and slots:
                 plan, slot = waiting.pop(0), slots.pop(0)

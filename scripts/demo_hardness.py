@@ -63,7 +63,10 @@ def _words(first: str, second: str) -> dict[str, float]:
     one, two = first.rstrip(".").split(), second.rstrip(".").split()
     found = {f"1 {word}": 1.0 for word in one} | {f"2 {word}": 1.0 for word in two}
     found |= {f"both {word}": 1.0 for word in set(one) & set(two)}
-    return found | {"overlap": len(set(one) & set(two)) / len(set(one) | set(two)), "longer": float(len(two) - len(one))}
+    return found | {
+        "overlap": len(set(one) & set(two)) / len(set(one) | set(two)),
+        "longer": float(len(two) - len(one)),
+    }
 
 
 def separable(by_method: dict[str, list[float]]) -> list[str]:
@@ -87,7 +90,9 @@ def report(backbone: str, by_method: dict[str, list[float]]) -> None:
     claims = {
         f"full fine-tuning between 75 and 97: {mean['full']:.2f}": 75 <= mean["full"] <= 97,
         f"LoRA minus head at least 15: {mean['lora'] - mean['head']:.2f}": mean["lora"] - mean["head"] >= 15,
-        f"LoRA minus LoRA on random weights at least 10: {mean['lora'] - mean['lora, random weights']:.2f}": mean["lora"]
+        f"LoRA minus LoRA on random weights at least 10: {mean['lora'] - mean['lora, random weights']:.2f}": mean[
+            "lora"
+        ]
         - mean["lora, random weights"]
         >= 10,
         f"methods that differ pairwise, at least three: {', '.join(different)}": len(different) >= 3,

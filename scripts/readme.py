@@ -42,11 +42,11 @@ def scores() -> dict[str, dict[str, list[float]]]:
     """Main scores on demo/entailment: backbone -> method -> one a seed."""
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for one in record.read_all(STORE):
-        if isinstance(one, Record) and one.state == DONE and one.identity["task"]["name"] == "demo/entailment":
-            if one.identity["model"]["init"] == "pretrained":
-                found[one.identity["model"]["name"]][one.identity["method"]["name"]].append(
-                    one.science["main"]["score"]
-                )
+        if not isinstance(one, Record) or one.state != DONE or one.identity["task"]["name"] != "demo/entailment":
+            continue
+        backbone = one.identity["model"]
+        if backbone["init"] == "pretrained":
+            found[backbone["name"]][one.identity["method"]["name"]].append(one.science["main"]["score"])
     return found
 
 

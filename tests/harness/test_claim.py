@@ -111,7 +111,7 @@ def test_of_many_contenders_one_wins(tmp_path, stale):
 
 def test_a_store_that_cannot_be_written_says_so(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(RecordError, match="results.root"), Claim(tmp_path / "file" / "run", BEAT):
+    with pytest.raises(RecordError, match=r"results\.root"), Claim(tmp_path / "file" / "run", BEAT):
         pass
 
 

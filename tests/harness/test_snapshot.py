@@ -21,7 +21,10 @@ LABELS = ["entailment", "not_entailment"]
 
 def repository() -> dict[str, bytes]:
     words = ["jack", "anna", "a falcon", "a bird", "some dog", "the tulip", "a rake", "tom"]
-    rows = [{"sentence1": f"{a} saw {b}.", "sentence2": f"{b} ran.", "label": at % 2} for at, (a, b) in enumerate(zip(words, words[::-1], strict=True))]  # fmt: skip
+    pairs = zip(words, words[::-1], strict=True)
+    rows = [
+        {"sentence1": f"{a} saw {b}.", "sentence2": f"{b} ran.", "label": at % 2} for at, (a, b) in enumerate(pairs)
+    ]
     features = {"sentence1": "string", "sentence2": "string", "label": LABELS}
     return parquet_repository({"rte": {"features": features, "splits": {"train": rows, "validation": rows}}})
 

@@ -9,6 +9,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -22,7 +23,7 @@ BEGUN = Record("demo.run", RUNNING, {"seed": 0}, {}, {"name": "demo", "note": ""
 
 
 class Evaluation:
-    predictions = {"id": ["0", "1"], "prediction": [1, 0], "target": [1, 1]}
+    predictions: ClassVar = {"id": ["0", "1"], "prediction": [1, 0], "target": [1, 1]}
 
 
 def life(folder: Path) -> None:
