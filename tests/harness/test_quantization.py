@@ -21,6 +21,7 @@ import methods  # noqa: F401  (makes peft know the methods)
 from harness import identity, model, quantization, run
 from harness.errors import ConfigError
 from harness.quantization import dequantize, footprint, merged, quantize
+from methods.reparameterized.adalora import AdaLoRAConfig
 from methods.selective.bitfit import BitFitConfig
 from methods.selective.full import FullConfig
 
@@ -480,3 +481,18 @@ def test_a_random_backbone_can_be_quantised_too(tmp_path):
     words += ["model.init=random", "quantization=nf4", "method=bitfit", f"results.root={tmp_path}"]
     made = run.run(run.plan(composed(*words)))
     assert made.state == "DONE" and made.cost["quantized_bits_per_param"] == 4.5
+
+
+def test_a_method_of_ours_merges_by_the_same_way_and_not_into_the_codes():
+    config = AdaLoRAConfig(target_modules=["query", "intermediate.dense"], modules_to_save=["classifier"])
+    tuned = model.attach(quantized("roberta", "nf4_dq"), config, seed=0)
+    with torch.no_grad():
+        for name, parameter in tuned.named_parameters():
+            if parameter.requires_grad and "classifier" not in name:
+                parameter.normal_(std=0.3)
+    expected = logits(tuned, "roberta")
+    with pytest.raises(ValueError, match="is quantised .*dequantise"):
+        tuned.merge_adapter()
+    assert torch.equal(logits(tuned, "roberta"), expected)
+    whole = logits(merged(tuned), "roberta")
+    assert_close(whole, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
