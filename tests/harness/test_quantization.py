@@ -491,7 +491,7 @@ def test_a_method_of_ours_merges_by_the_same_way_and_not_into_the_codes():
             if parameter.requires_grad and "classifier" not in name:
                 parameter.normal_(std=0.3)
     expected = logits(tuned, "roberta")
-    with pytest.raises(ValueError, match="is quantised .*dequantise"):
+    with pytest.raises(ValueError, match=r"is quantised .*dequantise"):
         tuned.merge_adapter()
     assert torch.equal(logits(tuned, "roberta"), expected)
     whole = logits(merged(tuned), "roberta")
