@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -113,7 +114,7 @@ def _four_bit(layer: nn.Linear, settings: QuantizationConfig, compute: torch.dty
 def _eight_bit(layer: nn.Linear, settings: QuantizationConfig) -> nn.Linear:
     """The same layer with its weight in 8 bits, one scale a row (LLM.int8)."""
     modules = _bitsandbytes().nn
-    made = modules.Linear8bitLt(
+    made = _linear8bit()(
         layer.in_features, layer.out_features, layer.bias is not None,
         has_fp16_weights=False, threshold=settings.outlier_threshold, device="meta",
     )  # fmt: skip
@@ -121,6 +122,22 @@ def _eight_bit(layer: nn.Linear, settings: QuantizationConfig) -> nn.Linear:
     made.weight = modules.Int8Params(weight, requires_grad=False, has_fp16_weights=False).to(weight.device)
     made.bias = layer.bias
     return made.train(layer.training)
+
+
+@cache
+def _linear8bit() -> Any:
+    """bitsandbytes' layer, whose scales follow when the model moves: `nn.Module.to` reaches parameters alone."""
+    plain: Any = _bitsandbytes().nn.Linear8bitLt
+
+    class Linear8bitLt(plain):
+        def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+            super()._apply(fn, recurse)
+            for holder in (self.weight, self.state):
+                if holder.CB is not None:
+                    holder.CB, holder.SCB = self.weight.data, holder.SCB.to(self.weight.device)
+            return self
+
+    return Linear8bitLt
 
 
 def _mark(model: Any, settings: QuantizationConfig, compute: torch.dtype) -> None:

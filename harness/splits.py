@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -139,6 +140,8 @@ def repeated(train: Split, other: Split) -> int:
 
 
 def _normal(split: Split) -> Iterable[str]:
+    # The passage of many questions is cleaned once.
+    clean = cache(lambda text: NOT_COUNTED.sub("", text.casefold()))
     pairs = split.text_pair or [""] * len(split)
     for text, pair in zip(split.text, pairs, strict=True):
-        yield NOT_COUNTED.sub("", text.casefold()) + "|" + NOT_COUNTED.sub("", pair.casefold())
+        yield f"{clean(text)}|{clean(pair)}"

@@ -143,7 +143,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = matrix(cells, tasks, families)
     count = {state: sum(cell.state == state for cell in cells.values()) for state in ("ran", "skipped", "FAILED")}
     total = ", ".join(f"{number} {state}" for state, number in count.items())
-    print(f"\n{text}\n\n{total} in {(time.monotonic() - started) / 60:.1f} minutes")
+    spent = f"{(time.monotonic() - started) / 60:.1f} minutes ({time.process_time() / 60:.1f} of one core)"
+    print(f"\n{text}\n\n{total} in {spent}")
     if options.markdown:
         options.markdown.write_text(f"{text}\n\n{total}\n", encoding="utf-8")
     return 1 if count["FAILED"] else 0

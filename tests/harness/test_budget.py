@@ -161,7 +161,9 @@ def test_the_percentages_of_bart():
 def test_propetls_widths_are_levels():
     for name, width in (("bn64", 64), ("bn6", 6), ("bn96", 96), ("bn768", 768)):
         for method in ("propetl", "pfeiffer", "houlsby"):
-            assert composed(f"method={method}", f"budget={name}").method["bottleneck_size"] == width
+            run = {"method": method, "model": "t5_base", "budget": name, "task": "propetl/rte"}
+            assert level.values(run)["method.bottleneck_size"] == width
+    assert composed("method=pfeiffer", "budget=bn6").method["bottleneck_size"] == 6
 
 
 @pytest.mark.parametrize("method", WANTED)
@@ -169,8 +171,9 @@ def test_glue_on_deberta_starts_at_the_smallest_level(method):
     by_default = composed("task=glue/rte", f"method={method}")
     assert by_default.budget.name == "0.3M"
     assert by_default == composed("task=glue/rte", f"method={method}", "budget=0.3M")
-    assert composed("task=glue/rte", f"method={method}", "model=roberta_base").budget.name == "default"
-    assert composed(f"method={method}").budget.name == "default", "the demo has the YAML's own size"
+    for model_name, task in (("roberta_base", "glue/rte"), ("demo_deberta", "demo/entailment")):
+        run = {"method": method, "model": model_name, "budget": "default", "task": task}
+        assert level.values(run) == {}, "elsewhere the YAML's own size"
 
 
 def test_the_command_line_wins_over_a_level():

@@ -496,3 +496,29 @@ def test_a_method_of_ours_merges_by_the_same_way_and_not_into_the_codes():
     assert torch.equal(logits(tuned, "roberta"), expected)
     whole = logits(merged(tuned), "roberta")
     assert_close(whole, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("evaluated", [False, True])
+def test_the_constants_of_int8_follow_the_codes_when_the_model_moves(evaluated):
+    tuned = lora(quantized("roberta", "int8"), "roberta")
+    before = logits(tuned, "roberta") if evaluated else logits(copy.deepcopy(tuned), "roberta")
+    tuned._apply(lambda tensor: tensor.clone())  # what moving does, without a second device
+    for module in tuned.modules():
+        if isinstance(module, bitsandbytes.nn.Linear8bitLt):
+            [codes] = [holder.CB for holder in (module.weight, module.state) if holder.CB is not None]
+            assert codes.data_ptr() == module.weight.data_ptr()
+    assert torch.equal(logits(tuned, "roberta"), before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", [*FOUR_BIT, "int8", "bf16"])
+def test_quantised_here_and_moved_to_a_gpu(name):
+    here, there = (lora(quantized("roberta", name), "roberta") for _ in range(2))
+    there.to("cuda")
+    moved = {key: tensor.to("cuda") for key, tensor in inputs("roberta").items()}
+    with torch.no_grad():
+        found = there.eval()(**moved).logits.cpu()
+    expected = logits(here, "roberta")
+    assert_close(found.float(), expected.float(), rtol=0, atol=0.05 * expected.abs().max().item())
+    there.train()(**moved).logits.square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in there.parameters() if p.requires_grad)
