@@ -66,6 +66,7 @@ def load(
     from transformers import AutoTokenizer
 
     from harness.quantization import quantize
+    from methods import attention
 
     _quiet()
     try:
@@ -84,6 +85,8 @@ def load(
             f"{', '.join(sorted(random)[:5])}; they would stay random. Is it a {spec.family} model?"
         )
     model.to(dtype=_dtype(spec.dtype))  # type: ignore[call-arg]
+    if spec.attention != "transformers":
+        attention.lean(model, fused=spec.attention == "fused")
     if quantization is not None:
         quantize(model, quantization, head=spec.head_modules, precision=precision)
     return model, tokenizer

@@ -9,6 +9,7 @@ from harness.errors import ConfigError, unknown
 
 KINDS = ("classification", "regression", "generation")
 FAMILIES = ("deberta", "roberta", "bert", "bart", "t5")
+ATTENTIONS = ("transformers", "lean", "fused")
 SPLITS = ("train", "validation", "test")
 # The scores that each metric of harness/metrics.py yields; here, since a wrong name must stop before heavy imports.
 METRICS = {
@@ -52,6 +53,9 @@ class ModelConfig:
     `shape` is the architecture in the words of its configuration class (`model_type`, `hidden_size`, ...): with
     `init=random` and no `path` the backbone is built from it, without the hub and without a directory; its words come
     from the tokenizer in the directory `tokenizer`, which is then another one than the original's.
+
+    `attention` is `transformers` (its own choice), or for DeBERTa `lean` (equal to rounding, faster) and `fused`
+    (likewise, for CUDA): see `methods/disentangled.py`.
     """
 
     name: str
@@ -66,9 +70,13 @@ class ModelConfig:
     config: dict[str, Any]
     shape: dict[str, Any]
     tokenizer: str | None
+    attention: str
 
     def __post_init__(self) -> None:
         one_of("model.family", self.family, FAMILIES)
+        lean = self.family == "deberta"
+        one_of("model.attention" if lean else f"model.attention (family {self.family})", self.attention,
+               ATTENTIONS if lean else ATTENTIONS[:1])  # fmt: skip
         one_of("model.init", self.init, ("pretrained", "random"))
         one_of("model.dtype", self.dtype, ("float32", "bfloat16"))
 

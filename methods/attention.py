@@ -8,7 +8,8 @@ query and carry no relative bias. Several prefixes in one attention stand beside
 
 Two ways in. BERT, RoBERTa, BART and T5 call transformers' `AttentionInterface`: an attention with a prefix gets a copy
 of its configuration that names our function, which widens keys, values, mask and bias and calls the function that the
-model asks for (eager or sdpa). DeBERTaV2 computes its attention itself; there a subclass takes the module's place.
+model asks for (eager or sdpa). DeBERTaV2 computes its attention itself; there `methods.disentangled` takes its place, as
+it does without a prefix where `lean` asks for it.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention
 
 from methods import sites
+from methods.disentangled import ASKED, SLOT, LeanDisentangled
 from methods.parts import Part
 
 IMPLEMENTATION = "prefixed"
-SLOT, CONFIG = "_prefixes", "_config_without_prefixes"  # in an attention's __dict__
+CONFIG = "_config_without_prefixes"  # in an attention's __dict__, as its SLOT
 DELEGATES = ("eager", "sdpa")
 KINDS = ("encoder", "decoder", "cross")
 _SIZES = (("num_attention_heads", "attention_head_size"), ("num_heads", "head_dim"), ("n_heads", "key_value_proj_dim"))
@@ -80,6 +82,18 @@ def attentions(model: PreTrainedModel) -> dict[str, list[str]]:
     return {kind: paths for kind, paths in found.items() if paths}
 
 
+def lean(model: nn.Module, *, fused: bool = False) -> int:
+    """Exchange every disentangled attention of DeBERTaV2 for the lean one (`methods.disentangled`), in place.
+
+    Returns how many there were; other families have none. Weights, names and outputs stay (outputs to rounding).
+    """
+    found = [module for module in model.modules() if isinstance(module, DisentangledSelfAttention)]
+    for attention in found:
+        attention.__class__ = LeanDisentangled
+        attention.__dict__[ASKED], attention.__dict__["fused"] = True, fused
+    return len(found)
+
+
 def heads(attention: nn.Module) -> tuple[int, int]:
     """The number of heads of an attention, and their width. Raises ValueError for an unknown kind of attention."""
     for number, width in _SIZES:
@@ -92,8 +106,8 @@ def _open(attention: nn.Module, site: str) -> list[KeyValue]:
     """The list of prefixes of an attention, which from now on honours it."""
     if SLOT in attention.__dict__:
         return attention.__dict__[SLOT]
-    if type(attention) is DisentangledSelfAttention:
-        attention.__class__ = PrefixedDisentangled
+    if isinstance(attention, DisentangledSelfAttention):
+        attention.__class__ = LeanDisentangled
     else:
         config: Any = getattr(attention, "config", None)
         wanted = getattr(config, "_attn_implementation", None)
@@ -117,7 +131,7 @@ def _close(attention: Any, part: KeyValue) -> None:
     del attention.__dict__[SLOT]
     if CONFIG in attention.__dict__:
         attention.config = attention.__dict__.pop(CONFIG)
-    else:
+    elif ASKED not in attention.__dict__:
         attention.__class__ = DisentangledSelfAttention
 
 
@@ -155,42 +169,6 @@ def _delegate(module: nn.Module, implementation: str) -> Callable[..., tuple[Ten
     """The function that the model asks for. Each modelling file has an eager one of its own."""
     eager = sys.modules[type(module).__module__].eager_attention_forward
     return ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager)
-
-
-class PrefixedDisentangled(DisentangledSelfAttention):
-    """DeBERTaV2's self-attention with a slot. Prefix columns have contents and no relative position."""
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        attention_mask: Tensor,
-        output_attentions: bool = False,
-        query_states: Tensor | None = None,
-        relative_pos: Tensor | None = None,
-        rel_embeddings: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """As the original: contexts (batch, tokens, width), and the weights where asked for.
-
-        Shapes inside: query, key and value (batch * heads, tokens, head width); mask (batch, 1, tokens, tokens).
-        """
-        number = self.num_attention_heads
-        asking = hidden_states if query_states is None else query_states
-        query = self.transpose_for_scores(self.query_proj(asking), number)
-        key = self.transpose_for_scores(self.key_proj(hidden_states), number)
-        value = self.transpose_for_scores(self.value_proj(hidden_states), number)
-        factor = 1 + ("c2p" in self.pos_att_type) + ("p2c" in self.pos_att_type)
-        scale = torch.tensor(query.shape[-1] * factor, dtype=torch.float32).sqrt().item()  # as precise as the original
-        scores = query @ (key.transpose(-1, -2) / scale)
-        if self.relative_attention:
-            relative = self.pos_dropout(rel_embeddings)
-            scores = scores + self.disentangled_attention_bias(query, key, relative_pos, relative, factor)
-        keys, values = (tensor.flatten(0, 1) for tensor in _prefix(self, query.unflatten(0, (-1, number))))
-        scores = torch.cat([query @ (keys.transpose(-1, -2) / scale), scores], dim=-1).unflatten(0, (-1, number))
-        mask = pad(attention_mask.bool(), (keys.shape[1], 0), value=True)
-        weights = self.dropout(scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(dim=-1))
-        contexts = weights.flatten(0, 1) @ torch.cat([values, value], dim=1)
-        contexts = contexts.unflatten(0, (-1, number)).transpose(1, 2).flatten(2)
-        return contexts, weights if output_attentions else None
 
 
 AttentionInterface.register(IMPLEMENTATION, _prefixed)

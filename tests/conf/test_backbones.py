@@ -13,6 +13,7 @@ from specs import composed
 
 from harness import compose, directory, model
 from harness.errors import ConfigError
+from methods.disentangled import LeanDisentangled
 
 # Parameters of the backbone, and with the head for two classes where a sheet or card gives it.
 ENCODERS = {
@@ -106,3 +107,17 @@ def test_a_wrong_word_of_the_shape_is_an_error_not_a_default():
     spec = composed("model=minilm", "model.init=random", "+model.shape.hiden_size=24").model
     with pytest.raises(ConfigError, match="hidden_size"):
         model.skeleton(spec, directory.locate(spec), CLASSES)
+
+
+def test_deberta_is_loaded_with_lean_attention_unless_asked_otherwise():
+    logits, leans = [], []
+    for words in ((), ("model.attention=transformers",)):
+        spec = composed("model=demo_deberta", *words).model
+        made, tokenizer = model.load(spec, directory.locate(spec), CLASSES, seed=0)
+        leans.append(sum(isinstance(module, LeanDisentangled) for module in made.modules()))
+        with torch.no_grad():
+            logits.append(made(**tokenizer(["the cat sleeps", "a dog"], padding=True, return_tensors="pt")).logits)
+    assert leans == [3, 0]
+    torch.testing.assert_close(*logits, rtol=0, atol=1e-5)
+    with pytest.raises(ConfigError, match=r"family roberta.*Allowed: transformers"):
+        composed("model=demo_roberta", "model.attention=lean")

@@ -1,0 +1,177 @@
+"""Lean attention against transformers' own: outputs and every gradient, wherever the two could part."""
+
+import copy
+
+import peft
+import pytest
+import torch
+import transformers as tf
+from torch.testing import assert_close
+
+from methods import attention, disentangled
+
+BASE = dict(
+    vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+    max_position_embeddings=64, relative_attention=True, position_buckets=8, norm_rel_ebd="layer_norm",
+    share_att_key=True, type_vocab_size=0, pos_att_type=["p2c", "c2p"], position_biased_input=False,
+    hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=0.3,
+)  # fmt: skip
+VARIANTS = {
+    "deberta-v3": {},
+    "no buckets": {"position_buckets": -1, "max_relative_positions": 12},
+    "own projections of positions": {"share_att_key": False},
+    "content to position": {"pos_att_type": ["c2p"]},
+    "position to content": {"pos_att_type": ["p2c"], "share_att_key": False},
+    "no positions": {"pos_att_type": []},
+    "not relative": {"relative_attention": False, "position_biased_input": True},
+    "convolution": {"conv_kernel_size": 3, "conv_act": "gelu"},
+}
+
+
+def pair(lora=False, fused=False, dtype=torch.float64, **changes):
+    """The same model twice: as transformers has it, and lean."""
+    torch.manual_seed(0)
+    model = tf.DebertaV2Model(tf.DebertaV2Config(**(BASE | changes))).to(dtype)
+    if lora:
+        config = peft.LoraConfig(r=3, target_modules=["query_proj", "key_proj", "value_proj"])
+        model = peft.get_peft_model(model, config)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "lora_" in name:
+                    parameter.normal_()
+    lean = copy.deepcopy(model)
+    assert attention.lean(lean, fused=fused) == 2
+    return model, lean
+
+
+def batch(length, rows=3):
+    torch.manual_seed(1)
+    mask = torch.ones(rows, length, dtype=torch.long)
+    mask[0, max(1, length // 2) :] = 0
+    return {"input_ids": torch.randint(1, 50, (rows, length)), "attention_mask": mask}
+
+
+def outcome(model, inputs, **options):
+    """Outputs, and the gradient of an uneven function of those of tokens, of every parameter by name."""
+    model.zero_grad()
+    output = model(**inputs, **options)
+    states = output.last_hidden_state[inputs["attention_mask"].bool()]
+    (states * torch.linspace(-1, 2, states.numel(), dtype=states.dtype).view_as(states)).sum().backward()
+    return output, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("length", [1, 2, 4, 9, 40])  # 4: every distance has a row of its own; 9 and 40: buckets share
+def test_outputs_and_gradients_are_those_of_transformers(variant, length, fused):
+    original, lean = pair(fused=fused, **VARIANTS[variant])
+    inputs = batch(length)
+    if variant == "convolution" and length == 1:
+        inputs["attention_mask"].fill_(1)
+    expected, gradients = outcome(original, inputs)
+    found, ours = outcome(lean, inputs)
+    assert_close(found.last_hidden_state, expected.last_hidden_state, rtol=0, atol=1e-6)
+    assert ours.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        assert_close(ours[name], gradient, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_lora_on_the_projections_is_respected():
+    original, lean = pair(lora=True)
+    expected, gradients = outcome(original, batch(9))
+    found, ours = outcome(lean, batch(9))
+    assert_close(found.last_hidden_state, expected.last_hidden_state, rtol=0, atol=1e-6)
+    assert len(ours) == 2 * 3 * 2 and all(gradient.abs().max() > 1e-3 for gradient in ours.values())
+    for name, gradient in gradients.items():
+        assert_close(ours[name], gradient, rtol=1e-5, atol=1e-5)
+    with lean.disable_adapter(), original.disable_adapter():
+        without = lean(**batch(9)).last_hidden_state
+        assert_close(without, original(**batch(9)).last_hidden_state, rtol=0, atol=1e-6)
+    assert not torch.allclose(without, found.last_hidden_state, atol=1e-2)
+
+
+def test_the_projections_are_called_as_often_and_in_the_same_order():
+    def calls(model):
+        seen = []
+        for name, module in model.named_modules():
+            if name.endswith("_proj"):
+                module.register_forward_hook(lambda *args, name=name: seen.append(name))
+        model(**batch(9))
+        return seen
+
+    original, lean = pair()
+    assert calls(lean) == calls(original)
+
+
+def test_weights_of_attention_are_returned_on_request():
+    original, lean = pair()
+    expected = original(**batch(9), output_attentions=True).attentions
+    for fused in (False, True):
+        attention.lean(lean, fused=fused)
+        for ours, theirs in zip(lean(**batch(9), output_attentions=True).attentions, expected, strict=True):
+            assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_float32_at_the_width_of_deberta_v3():
+    original, lean = pair(
+        dtype=torch.float32, hidden_size=768, num_attention_heads=12, intermediate_size=64, initializer_range=0.05,
+        max_position_embeddings=512, position_buckets=256,
+    )  # fmt: skip
+    with torch.no_grad():
+        expected, found = (model(**batch(33)).last_hidden_state for model in (original, lean))
+    assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name, rate", [("dropout", "attention_probs_dropout_prob"), ("pos_dropout", "hidden_dropout_prob")]
+)
+def test_dropout_is_equal_in_law(name, rate):
+    """Means over many draws agree: of the output, and of its square (which a missing or doubled dropout would move)."""
+    original, lean = pair(**{rate: 0.3}, num_hidden_layers=2, dtype=torch.float32)
+    moments = []
+    for model in (original, lean):
+        module = model.encoder.layer[0].attention.self.train()
+        others = "pos_dropout" if name == "dropout" else "dropout"
+        getattr(module, others).eval()
+        torch.manual_seed(3)
+        states, table = torch.randn(1, 6, 16), torch.randn(16, 16)
+        mask = torch.ones(1, 1, 6, 6)
+        torch.manual_seed(4)
+        with torch.no_grad():
+            draws = torch.stack([module(states, mask, rel_embeddings=table)[0] for _ in range(1500)])
+        moments.append((draws.mean(0), draws.var(0)))
+    (mean, variance), (our_mean, our_variance) = moments
+    assert variance.min() > 0
+    assert ((our_mean - mean).abs() < 5 * (2 * variance / 1500).sqrt() + 1e-6).all()
+    assert abs((our_variance / variance).log().mean()) < 0.05
+
+
+def test_gradient_checkpointing_gives_the_same_gradients():
+    _, lean = pair()
+    plain = outcome(lean.train(), batch(9))[1]
+    lean.gradient_checkpointing_enable()
+    for name, gradient in outcome(lean, batch(9))[1].items():
+        assert_close(gradient, plain[name])
+
+
+def test_the_skew_reads_a_row_further_on_for_every_query():
+    length = 5
+    products = torch.arange(length * (2 * length - 1)).view(1, length, 2 * length - 1)
+    for i in range(length):
+        for j in range(length):
+            assert disentangled.skew(products)[0, i, j] == products[0, i, length - 1 - i + j]
+
+
+def test_a_position_is_projected_once_and_only_if_in_use():
+    device = torch.device("cpu")
+    rows, place = disentangled.distances(100, 256, 512, 256, device)
+    assert len(rows) == 199 and place is None
+    rows, place = disentangled.distances(512, 256, 512, 256, device)
+    assert len(rows) == len(rows.unique()) < 512 and place.shape == (512, 512)
+
+
+def test_another_number_of_queries_is_refused():
+    _, lean = pair()
+    module = lean.encoder.layer[0].attention.self
+    with pytest.raises(ValueError, match="2 queries and 3 keys"):
+        module(torch.zeros(1, 3, 16).double(), torch.ones(1, 1, 3, 3), query_states=torch.zeros(1, 2, 16).double())
