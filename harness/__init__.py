@@ -21,9 +21,11 @@ Reading order, and the direction of imports (an arrow never points back; tests/t
     evaluate, cost               scores from logits or generated text; seconds, tokens, peak and stored bytes
     identity, provenance         what makes two runs the same run; commit, versions, the hash of what makes numbers
     record, claim, publish, atomic    the store: read, own, finish, write
-    index                        what tables need of many records, in one file derived from them
+    checkpoint, interrupt    what an interrupted run goes on from; the signals that interrupt it
+    index, skim, bundle          what tables need of many records, in one file derived from them; of one; runs alike
     device, progress, paths, errors   CPU or GPU; what a person sees; where files are; what a user can get wrong
-    table       records -> a table:  select, cells, grid, layout, costs, output  (choose, gather, arrange, write out)
+    table       records -> a table:  select, cells, labels, grid, layout, costs, output  (choose, gather, name, arrange,
+                write out)
                 a published one:  paper, published, doubts (as data, read, what does not follow from its own numbers)
                 match, verdict, compare, fill, twin  (our runs for its cells, judged, beside it; commands; written out)
     report      the same as a page:  sheet, runsheet, figures, page  (content, one cell's runs, SVG, HTML)

@@ -7,7 +7,6 @@ of the data, doubled or unreadable leave a note.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
@@ -15,10 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from harness import identity, stats
+from harness.bundle import Bundle, Held, single
+from harness.labels import labels
 from harness.record import DONE, RUNNING, Record, Unreadable
 
 PARAMS = ("adapter", "active", "head", "total")
-OF_ONE_TASK = ("task.", "content.data")  # differ between any two tasks: tell configurations apart within one only
 LISTED = 5  # modules and packages named of those that make a run stale
 Stale = Callable[[Record], list[str]]
 
@@ -74,31 +74,38 @@ class Cell:
         few = len(self.scores) < 2
         return None if few else stats.confidence_interval(self.values, resolution=self.resolution)
 
-    def remember(self, note: Note, run: str) -> None:
-        """Add a run to a note."""
-        self.notes.setdefault(note, []).append(run)
+    def remember(self, note: Note, runs: list[str]) -> None:
+        """Add runs to a note."""
+        self.notes.setdefault(note, []).extend(runs)
 
 
-def gather(
-    records: Iterable[Record | Unreadable], *, stale: Stale, include_stale: bool = False
-) -> tuple[list[Cell], list[str]]:
+def gather(held: Iterable[Held], *, stale: Stale, include_stale: bool = False) -> tuple[list[Cell], list[str]]:
     """All cells in the order of their rows, and what there is to say about records that are in none.
 
     Args:
-        records: the store. stale: what differs between a record's code and versions and the present ones.
+        held: the store. stale: what differs between a record's code and versions and the present ones.
         include_stale: average stale runs together with fresh ones (the cell stays marked).
     """
-    usable, remarks = _usable(records)
-    groups: dict[str, list[Record]] = defaultdict(list)
-    for record in usable:
-        groups[identity.group(record.identity)].append(record)
-    told = labels({key: runs[0].identity for key, runs in groups.items()})
+    usable, remarks = _usable(held)
+    told = labels({key: bundles[0].one.identity for key, bundles in usable.items()})
+    likes: dict[Any, str] = {}
     found = []
-    for key, runs in groups.items():
-        names = {part: str(runs[0].identity[part]["name"]) for part in ("model", "budget", "method", "task")}
+    for key, bundles in usable.items():
+        kept = bundles[0].one.identity
+        names = {part: str(kept[part]["name"]) for part in ("model", "budget", "method", "task")}
         row = Row(names["model"], names["budget"], names["method"], told[key])
-        found.append(_cell(Cell(row, names["task"]), runs, stale, include_stale))
+        found.append(_cell(Cell(row, names["task"], like=_like(kept, likes)), bundles, stale, include_stale))
     return sorted(found, key=lambda cell: (cell.row, cell.task)), remarks
+
+
+def _like(kept: dict[str, Any], known: dict[Any, str]) -> str:
+    """Equal for identities whose scores may be compared. known: what was computed before, by the object of the task."""
+    limits = [(kept.get("data") or {}).get(key) for key in ("max_train_rows", "max_eval_rows")]
+    data = kept.get("content", {}).get("data")
+    key = id(kept["task"]), str(data), str(limits)
+    if key not in known:
+        known[key] = identity.digest([kept["task"], data, limits])
+    return known[key]
 
 
 def problem(record: Record) -> str | None:
@@ -121,23 +128,41 @@ def problem(record: Record) -> str | None:
     return None if same else f"it holds {labels[0]} on {labels[1]}, its task reports {' on '.join(reported)}"
 
 
-def _usable(records: Iterable[Record | Unreadable]) -> tuple[list[Record], list[str]]:
-    """Records that can be shown, once each, and a remark for every other one."""
-    same: dict[tuple[str, int], list[Record]] = defaultdict(list)
+def _usable(held: Iterable[Held]) -> tuple[dict[str, list[Bundle]], list[str]]:
+    """Group -> its runs that can be shown, once each; and a remark for every other record."""
+    groups: dict[str, list[Bundle]] = defaultdict(list)
     remarks = []
-    for record in records:
-        if isinstance(record, Unreadable):
-            remarks.append(f"unreadable: {record.reason}")
-        elif reason := problem(record):
-            remarks.append(f"unusable: {record.id}: {reason}; remove that folder and run again")
-        else:
-            same[identity.group(record.identity), record.identity["seed"]].append(record)
-    kept = []
+    for one in held:
+        if isinstance(one, Unreadable):
+            remarks.append(f"unreadable: {one.reason}")
+            continue
+        bundle = one if isinstance(one, Bundle) else single(one)
+        whole = bundle.sound() and problem(bundle.one) is None
+        for part in [bundle] if whole else map(single, bundle.records()):
+            if not whole and (reason := problem(part.one)):
+                remarks.append(f"unusable: {part.one.id}: {reason}; remove that folder and run again")
+            else:
+                groups[identity.group(part.one.identity)].append(part)
+    for key, bundles in groups.items():
+        seeds = [seed for bundle in bundles for seed in bundle.seeds]
+        if len(set(seeds)) < len(seeds):
+            groups[key], doubled = _once(bundles)
+            remarks += doubled
+    return {key: bundles for key, bundles in groups.items() if bundles}, remarks
+
+
+def _once(bundles: list[Bundle]) -> tuple[list[Bundle], list[str]]:
+    """Runs of one configuration, of every seed one; and a remark for each seed that has several."""
+    same: dict[int, list[Record]] = defaultdict(list)
+    for record in (record for bundle in bundles for record in bundle.records()):
+        same[record.identity["seed"]].append(record)
+    kept: list[Bundle] = []
+    remarks = []
     for twins in same.values():
         if len(twins) > 1:
             twins, remark = _one_of(twins)
             remarks.append(remark)
-        kept += twins
+        kept += map(single, twins)
     return kept, remarks
 
 
@@ -151,29 +176,27 @@ def _one_of(twins: list[Record]) -> tuple[list[Record], str]:
     return sorted(twins, key=lambda record: record.state != DONE)[:1], f"{what}, counted once; remove the copies"
 
 
-def _cell(cell: Cell, runs: list[Record], stale: Stale, include_stale: bool) -> Cell:
+def _cell(cell: Cell, bundles: list[Bundle], stale: Stale, include_stale: bool) -> Cell:
     """Fill the cell of one configuration from its runs."""
-    kept = runs[0].identity
-    limits = [(kept.get("data") or {}).get(key) for key in ("max_train_rows", "max_eval_rows")]
-    cell.like = identity.digest([kept["task"], kept.get("content", {}).get("data"), limits])
-    done = [record for record in runs if record.state == DONE]
-    for record in runs:
-        if record.state != DONE:
-            cell.absent[record.state] += 1
-            cell.remember(Note(_why(record)), record.id)
-    old = {record.id: differs for record in done if (differs := stale(record))}
-    codes = {id(record.code): record.code for record in done}  # records of an index share equal ones
-    one_code = len({identity.digest(code) for code in codes.values()}) == 1
-    shown = include_stale or (len(old) == len(done) and one_code)
-    for record in done:
-        if record.id in old:
-            how = "shown as †" if shown else "left out of the mean (--stale includes it)"
-            cell.remember(Note(f"stale, {how}: made by other {_few(old[record.id])}"), record.id)
-        if record.id in old and not shown:
-            cell.absent["stale"] += 1
+    done = []
+    for bundle in bundles:
+        if bundle.one.state == DONE:
+            done.append((bundle, stale(bundle.one)))
         else:
-            _count(cell, record)
-            cell.stale |= record.id in old
+            cell.absent[bundle.one.state] += len(bundle.ids)
+            cell.remember(Note(_why(bundle.one)), bundle.ids)
+    codes = {id(bundle.one.code): bundle.one.code for bundle, _ in done}  # records of an index share equal ones
+    one_code = len(codes) == 1 or len({identity.digest(code) for code in codes.values()}) == 1
+    shown = include_stale or (one_code and all(differs for _, differs in done))
+    for bundle, differs in done:
+        if differs:
+            how = "shown as †" if shown else "left out of the mean (--stale includes it)"
+            cell.remember(Note(f"stale, {how}: made by other {_few(differs)}"), bundle.ids)
+        if differs and not shown:
+            cell.absent["stale"] += len(bundle.ids)
+        else:
+            _count(cell, bundle)
+            cell.stale |= bool(differs)
     return cell
 
 
@@ -189,18 +212,18 @@ def _why(record: Record) -> str:
     return f"{record.state}: {reason}" if reason else record.state
 
 
-def _count(cell: Cell, record: Record) -> None:
-    """Let a DONE run count in its cell."""
-    main = record.science["main"]
+def _count(cell: Cell, bundle: Bundle) -> None:
+    """Let DONE runs count in their cell."""
+    main = bundle.one.science["main"]
     cell.metric, cell.split = main["metric"], main["split"]
-    cell.scores[record.identity["seed"]] = float(main["score"])
-    cell.resolution = max(cell.resolution, resolution(record))
-    params = record.science.get("params") or {}
+    cell.scores.update(zip(bundle.seeds, map(float, bundle.scores), strict=True))
+    cell.resolution = max(cell.resolution, resolution(bundle.one))
+    params = bundle.one.science.get("params") or {}
     for name in PARAMS:
         if isinstance(count := params.get(name), int) and count not in cell.params.setdefault(name, []):
             cell.params[name].append(count)
-    for remark in record.remarks:
-        cell.remember(Note(remark, lists=False), record.id)
+    for remark in bundle.one.remarks:
+        cell.remember(Note(remark, lists=False), bundle.ids)
 
 
 def resolution(record: Record) -> float:
@@ -211,39 +234,3 @@ def resolution(record: Record) -> float:
     stored = (record.science.get("predictions") or {}).get(record.science["main"]["split"]) or {}
     rows = stored.get("rows") or 0
     return 100 / rows if rows and record.identity["task"].get("kind") == "classification" else 0.0
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, str]:
-    """Nested mappings as dotted key -> JSON text; a SHA-256 is cut to 8 digits."""
-    if not isinstance(value, dict):
-        text = value if isinstance(value, str) else json.dumps(value, default=str)
-        return {prefix: text[:8] if prefix.startswith("content.") and len(text) == 64 else text}
-    parts = (_flat(inner, f"{prefix}.{key}" if prefix else str(key)) for key, inner in value.items())
-    return {key: text for part in parts for key, text in part.items()}
-
-
-def labels(groups: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """Group -> what tells it from other configurations of its method, backbone and budget; "" where nothing does."""
-    rows: dict[tuple[str, ...], dict[str, dict[str, str]]] = defaultdict(dict)
-    for group, kept in groups.items():
-        base = tuple(str(kept[part]["name"]) for part in ("model", "budget", "method"))
-        rows[base][group] = _flat({key: value for key, value in kept.items() if key != "seed"})
-    return {group: label for flats in rows.values() for group, label in _labels_of_row(flats).items()}
-
-
-def _labels_of_row(flats: dict[str, dict[str, str]]) -> dict[str, str]:
-    """Labels within one method, backbone and budget: the keys that vary within any task, with each group's values."""
-    tasks: dict[str, list[dict[str, str]]] = defaultdict(list)
-    for flat in flats.values():
-        tasks[flat["task.name"]].append(flat)
-    varying = {task: _varying(members) for task, members in tasks.items()}
-    everywhere = {key for keys in varying.values() for key in keys if not key.startswith(OF_ONE_TASK)}
-    return {
-        group: ", ".join(f"{key}={flat.get(key, 'unset')}" for key in sorted(everywhere | varying[flat["task.name"]]))
-        for group, flat in flats.items()
-    }
-
-
-def _varying(members: list[dict[str, str]]) -> set[str]:
-    keys = {key for flat in members for key in flat}
-    return {key for key in keys if len({flat.get(key) for flat in members}) > 1}

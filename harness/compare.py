@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness import stats
+from harness.bundle import Held
 from harness.cells import Cell, Stale
 from harness.grid import best
 from harness.match import Ours, Store, average
 from harness.paper import Line, Published, Table
-from harness.record import Record, Unreadable
 from harness.verdict import Verdict, judge
 
 if TYPE_CHECKING:
@@ -60,9 +60,7 @@ class Comparison:
         return any(entry.ours.records or entry.ours.absent for entry in self.entries)
 
 
-def compare(
-    table: Table, held: Iterable[Record | Unreadable], *, stale: Stale, include_stale: bool = False
-) -> Comparison:
+def compare(table: Table, held: Iterable[Held], *, stale: Stale, include_stale: bool = False) -> Comparison:
     """Every cell of a table with our side and the verdict."""
     store = Store(held, stale=stale, include_stale=include_stale)
     parts = {

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness import identity
-from harness.cells import labels, problem
-from harness.record import DONE, Record, Unreadable
+from harness.bundle import Held, records
+from harness.cells import problem
+from harness.labels import labels
+from harness.record import DONE, Record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,12 +63,12 @@ def lean(frame: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     return frame.drop(columns=same), f"{MEANING} All rows: {told}." if told else MEANING
 
 
-def of_store(held: Iterable[Record | Unreadable]) -> pd.DataFrame:
+def of_store(held: Iterable[Held]) -> pd.DataFrame:
     """One line a configuration and task of the store."""
     import pandas as pd
 
     groups: dict[str, list[Record]] = defaultdict(list)
-    for one in held:
+    for one in records(held):
         if isinstance(one, Record) and one.state == DONE and problem(one) is None:
             groups[identity.group(one.identity)].append(one)
     told = labels({key: runs[0].identity for key, runs in groups.items()})

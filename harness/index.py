@@ -4,7 +4,8 @@
 time or size differs from what the index saw is read again, and a missing, foreign or damaged index is made anew. It is
 safe to delete. Where the folder cannot be written nothing is kept.
 
-Records come back without configuration, recipe, losses, curve and trace, and share what they have in common.
+It has a column for each thing that differs from run to run, and every other thing once. Records come back without
+configuration, recipe, losses, curve and trace, and share what they have in common.
 """
 
 from __future__ import annotations
@@ -13,83 +14,125 @@ import contextlib
 import gc
 import json
 import os
-import re
+import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from harness import atomic, record
+from harness import atomic, skim
+from harness.bundle import Bundle
 from harness.cells import Stale
-from harness.errors import RecordError
 from harness.identity import Known, digest
+from harness.paths import PACKAGE
 from harness.record import DONE, Record, Unreadable
+from harness.skim import Kind, Skimmed
 
 NAME = ".index.json"
-VERSION = 1
-SHARED = ("identity", "code", "params", "predictions", "provenance", "remarks")
-TOP, INSIDE = re.compile(rb'\n "(\w+)": '), re.compile(rb'\n  "(\w+)": ')
-SEED = re.compile(rb'\n  "seed": (-?\d+),?')
+VERSION = 2
+COLUMNS = ("kind", "seed", "score", "rest")
+STAMPS = ("times", "sizes")
+MANY = 5_000  # changed records that are worth more processes
 
 
-class Seen(NamedTuple):
-    """A record as the index keeps it: what is shared by number, the rest as it is."""
+class Kinds:
+    """Kinds by number, each once, and every JSON text of theirs once."""
 
-    id: str
-    state: str
-    seed: Any
-    shared: tuple[int, ...]
-    main: Any
-    scores: Any
-    cost: Any
-    error: str
+    def __init__(self, texts: list[str], kinds: list[list[Any]]) -> None:
+        self.texts, self.kinds = texts, kinds
+        self._values: dict[int, Any] = {}
+
+    @cached_property
+    def _text_numbers(self) -> dict[str, int]:
+        return {text: number for number, text in enumerate(self.texts)}
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {json.dumps(kept[:-1]): number for number, kept in enumerate(self.kinds)}
+
+    def put(self, kind: Kind) -> int:
+        """The number of a kind."""
+        sections = [[key, self._text(text)] for key, text in kind.identity]
+        kept = [sections, *(self._text(text) for text in kind[1:6]), *kind[6:]]
+        number = self._numbers.setdefault(json.dumps(kept), len(self.kinds))
+        if number == len(self.kinds):
+            self.kinds.append([*kept, digest(self._identity(sections))])
+        return number
+
+    def _text(self, text: str) -> int:
+        number = self._text_numbers.setdefault(text, len(self.texts))
+        if number == len(self.texts):
+            self.texts.append(text)
+        return number
+
+    def _value(self, number: int) -> Any:
+        if number not in self._values:
+            self._values[number] = json.loads(self.texts[number])
+        return self._values[number]
+
+    def _identity(self, sections: list[list[Any]]) -> dict[str, Any]:
+        return {key: self._value(number) for key, number in sections}
+
+    def record(self, number: int, name: str, seed: Any, score: Any, rest: str | None) -> Record:
+        """A record as tables need it. rest: None where its other scores and its cost do not matter."""
+        sections, *numbers, state, split, metric, error, own, group = self.kinds[number]
+        code, params, predictions, device, remarks = map(self._value, numbers)
+        identity = Known(self._identity(sections) | ({} if seed is None else {"seed": seed}), group)
+        more = {"scores": None, "cost": {}} if rest is None else json.loads(rest)
+        science: dict[str, Any] = {}
+        if state == DONE:
+            main = {"split": split, "metric": metric, "score": score}
+            science = {"main": main, "params": params, "predictions": predictions}
+            science |= {"scores": more["scores"]} if more["scores"] is not None else {}
+        return Record(
+            own or name, state, identity, {}, {}, science, more["cost"], code, {"device": device}, remarks, error
+        )
 
 
-class Pool:
-    """Values by number, each once; and in the form that records share."""
+class Index:
+    """The columns: a row a record that can be read, in the order of names. stamps: times and sizes of the files."""
 
-    def __init__(self, held: dict[str, list[str]] | None = None) -> None:
-        self.texts: dict[str, list[str]] = held or {name: [] for name in SHARED}
-        self._numbers = {name: {text: number for number, text in enumerate(self.texts[name])} for name in SHARED}
-        self._values: dict[str, list[Any]] = {name: [json.loads(t) for t in self.texts[name]] for name in SHARED}
-        self._groups: dict[int, str] = {}
+    def __init__(self, names: list[str], stamps: list[list[int]], columns: dict[str, list[Any]], kinds: Kinds) -> None:
+        self.names, self.stamps, self.columns, self.kinds = names, stamps, columns, kinds
 
-    def put(self, name: str, text: str) -> int:
-        """The number of a value given as JSON; raises ValueError where it is none."""
-        if text not in self._numbers[name]:
-            self._values[name].append(json.loads(text))
-            self.texts[name].append(text)
-            self._numbers[name][text] = len(self.texts[name]) - 1
-        return self._numbers[name][text]
+    def record(self, row: int) -> Record:
+        """A row's record."""
+        kind, seed, score, rest = (self.columns[name][row] for name in COLUMNS)
+        return self.kinds.record(kind, self.names[row], seed, score, rest)
 
-    def get(self, name: str, number: int) -> Any:
-        """The value of a number."""
-        return self._values[name][number]
+    def bundles(self) -> list[Bundle]:
+        """All rows, those of one kind together."""
+        members: dict[int, list[int]] = {}
+        for row, kind in enumerate(self.columns["kind"]):
+            try:
+                members[kind].append(row)
+            except KeyError:
+                members[kind] = [row]
+        return [self._bundle(kind, rows) for kind, rows in members.items()]
 
-    def identity(self, number: int, seed: Any) -> Known:
-        """An identity that knows its group. seed: None where the record has none."""
-        rest = self._values["identity"][number]
-        if number not in self._groups:
-            self._groups[number] = digest(rest)
-        return Known(rest if seed is None else {**rest, "seed": seed}, self._groups[number])
+    def _bundle(self, kind: int, rows: list[int]) -> Bundle:
+        names, seeds, scores = self.names, self.columns["seed"], self.columns["score"]
+        own = self.kinds.kinds[kind][10]
+        one = self.kinds.record(kind, names[rows[0]], seeds[rows[0]], scores[rows[0]], None)
+        ids = [own or names[row] for row in rows]
+        return Bundle(
+            one, ids, [seeds[row] for row in rows], [scores[row] for row in rows], lambda at: self.record(rows[at])
+        )
 
 
 def read_all(root: Path) -> list[Record | Unreadable]:
     """Every record of the store as tables need it, in the order of their names, as record.read_all would yield them."""
-    with no_collection():
-        there = dict(_files(root))
-        stamps, pool, seen = _load(root / NAME)
-        changed = [name for name, stamp in there.items() if stamps.get(name) != stamp]
-        unreadable: dict[str, Unreadable] = {}
-        for name in changed:
-            try:
-                seen[name] = _read(root / name, pool)
-            except RecordError as error:
-                unreadable[name] = Unreadable(root / name / "record.json", str(error))
-        gone = seen.keys() - there.keys()
-        if changed or gone:
-            kept = {name: seen[name] for name in there if name not in unreadable}
-            _save(root / NAME, {name: there[name] for name in kept}, pool, kept)
-        return [unreadable.get(name) or _record(seen[name], pool) for name in there]
+    found, unreadable = _current(root)
+    there = {name: found.record(row) for row, name in enumerate(found.names)}
+    return [(there | unreadable)[name] for name in sorted(there.keys() | unreadable)]
+
+
+def bundles(root: Path) -> list[Bundle | Unreadable]:
+    """The same, runs together that differ in seed, score and cost alone."""
+    found, unreadable = _current(root)
+    return [*found.bundles(), *unreadable.values()]
 
 
 def remembered(stale: Stale) -> Stale:
@@ -116,135 +159,100 @@ def no_collection() -> Iterator[None]:
         (gc.enable if on else gc.disable)()
 
 
-def _files(root: Path) -> Iterator[tuple[str, list[int]]]:
-    """Folder's name -> time and size of its record.json, in the order of names."""
+def _current(root: Path) -> tuple[Index, dict[str, Unreadable]]:
+    """The index, brought up to date and kept; and what cannot be read, by name."""
+    with no_collection():
+        held, (names, stamps) = _load(root / NAME), _files(root)
+        if held.names == names and held.stamps == stamps:
+            return held, {}
+        made, unread = _renewed(root, held, names, stamps)
+        if made.names != held.names or made.stamps != held.stamps:
+            _save(root / NAME, made)
+        return made, {name: Unreadable(root / name / "record.json", why) for name, why in unread.items()}
+
+
+def _renewed(root: Path, held: Index, names: list[str], stamps: list[list[int]]) -> tuple[Index, dict[str, str]]:
+    """The index of the files that are there, what differs read anew; and why the rest cannot be read, by name."""
+    rows = {name: row for row, name in enumerate(held.names)}
+    seen = {name: (held.stamps[0][row], held.stamps[1][row]) for name, row in rows.items()}
+    read = _skimmed(root, [name for name, *stamp in zip(names, *stamps, strict=True) if seen.get(name) != tuple(stamp)])
+    unread = {name: one for name, one in read.items() if isinstance(one, str)}
+    kept = [place for place, name in enumerate(names) if name not in unread]
+    numbers: dict[int, int] = {}  # equal kinds of one reader are one object
+    values: list[tuple[Any, ...]] = []
+    for place in kept:
+        one = read.get(names[place])
+        if isinstance(one, Skimmed):
+            if id(one.kind) not in numbers:
+                numbers[id(one.kind)] = held.kinds.put(one.kind)
+            values.append((numbers[id(one.kind)], *one[1:]))
+        else:
+            values.append(tuple(held.columns[column][rows[names[place]]] for column in COLUMNS))
+    columns = {column: [value[at] for value in values] for at, column in enumerate(COLUMNS)}
+    chosen = [[names[place] for place in kept], *([stamp[place] for place in kept] for stamp in stamps)]
+    return Index(chosen[0], chosen[1:], columns, held.kinds), dict(sorted(unread.items()))  # type: ignore[arg-type]
+
+
+def _skimmed(root: Path, names: list[str]) -> dict[str, Skimmed | str]:
+    """What tables need of these folders' records, or why they cannot be read. Many are read by several processes."""
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(workers, 4, 1 + len(names) // MANY)
+    parts = [names[place::workers] for place in range(1, workers)]
+    started = [_worker(root, part) for part in parts]
+    found = skim.all_of(root, names[::workers])
+    for process, part in zip(started, parts, strict=True):
+        answer, _ = process.communicate()
+        # A worker that died of something leaves its share to us.
+        found |= skim.all_of(root, part) if process.returncode else pickle.loads(answer)  # noqa: S301 (our own child)
+    return found
+
+
+def _worker(root: Path, names: list[str]) -> subprocess.Popen[bytes]:
+    """A process that skims these folders."""
+    words = [sys.executable, "-c", "from harness import skim; skim.main()"]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=PACKAGE.parent)
+    with contextlib.suppress(BrokenPipeError), process.stdin as pipe:  # type: ignore[union-attr]
+        pickle.dump((root.absolute(), names), pipe)
+    process.stdin = None  # else communicate() would flush what is closed
+    return process
+
+
+def _files(root: Path) -> tuple[list[str], list[list[int]]]:
+    """Folders with a record.json, in the order of names, and times and sizes of them."""
     try:
         names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
     except (FileNotFoundError, NotADirectoryError):
-        return
-    at = f"{root}{os.sep}"
+        return [], [[], []]
+    found, at, stat = [], f"{root}{os.sep}", os.stat
+    stamps: list[list[int]] = [[], []]
     for name in names:
         try:
-            found = os.stat(f"{at}{name}/record.json")
+            one = stat(f"{at}{name}/record.json")
         except FileNotFoundError:
             continue
-        yield name, [found.st_mtime_ns, found.st_size]
+        found.append(name)
+        stamps[0].append(one.st_mtime_ns)
+        stamps[1].append(one.st_size)
+    return found, stamps
 
 
-def _read(folder: Path, pool: Pool) -> Seen:
-    """One record from its file. Raises RecordError as record.read does."""
-    try:
-        data = (folder / "record.json").read_bytes()
-        return _quickly(data, pool)
-    except (OSError, ValueError, KeyError):
-        found = record.read(folder)  # not as we write them: slowly, and with the message of what is wrong
-    if found is None:
-        raise RecordError(f"{folder / 'record.json'} vanished while it was read")
-    return _slowly(found, pool)
-
-
-def _sections(data: bytes, pattern: re.Pattern[bytes], end: bytes) -> dict[str, bytes]:
-    """Key -> its value's bytes in an object as `atomic.to_json` writes it: one key a line, at a known indentation."""
-    marks = list(pattern.finditer(data))
-    ends = [*(mark.start() for mark in marks[1:]), data.rindex(end)]
-    return {mark[1].decode(): data[mark.end() : stop].rstrip(b",") for mark, stop in zip(marks, ends, strict=True)}
-
-
-def _quickly(data: bytes, pool: Pool) -> Seen:
-    """A record from the bytes that `atomic.to_json` wrote, without parsing what tables do not need.
-
-    JSON has no raw line break inside a string, so a line that starts with one blank and a quote starts a top-level key.
-    Raises ValueError or KeyError where the bytes are of another form.
-    """
-    top = _sections(data, TOP, b"\n}")
-    if top.keys() != Record.__dataclass_fields__.keys() or int(top["schema"]) != record.SCHEMA:
-        raise ValueError("not a record of this schema")
-    state, science = json.loads(top["state"]), {}
-    if state not in record.STATES or not top["config"].startswith(b"{"):
-        raise ValueError("not a state")
-    if state == DONE:
-        science = _sections(top["science"], INSIDE, b"\n }")
-    rest, seeds = SEED.subn(b"", top["identity"])
-    match = SEED.search(top["identity"])
-    if seeds != 1 or match is None:
-        raise ValueError("not one seed")
-    texts = {
-        "identity": rest.replace(b",\n }", b"\n }"), "code": top["code"], "provenance": _placed(top["provenance"]),
-        "params": science.get("params", b"{}"), "predictions": _counted(science), "remarks": top["remarks"],
-    }  # fmt: skip
-    shared = tuple(pool.put(name, texts[name].decode()) for name in SHARED)
-    main, scores = (json.loads(science[name]) if name in science else None for name in ("main", "scores"))
-    if state == DONE and not isinstance(main, dict):
-        raise ValueError("no score")
-    return Seen(
-        json.loads(top["id"]),
-        state,
-        int(match[1]),
-        shared,
-        main,
-        scores,
-        json.loads(top["cost"]),
-        json.loads(top["error"]),
-    )
-
-
-def _placed(provenance: bytes) -> bytes:
-    """Of a provenance the device alone: the rest differs in every run."""
-    return json.dumps({"device": json.loads(provenance).get("device")}).encode()
-
-
-def _counted(science: dict[str, bytes]) -> bytes:
-    """Of the predictions the numbers of rows alone: digests differ in every run."""
-    found = json.loads(science.get("predictions", b"{}"))
-    return json.dumps({split: {"rows": one["rows"]} for split, one in found.items()}).encode()
-
-
-def _slowly(found: Record, pool: Pool) -> Seen:
-    """The same from a parsed record of any form."""
-    science = found.science
-    rest = {key: value for key, value in found.identity.items() if key != "seed"}
-    values = {
-        "identity": rest, "code": found.code, "params": science.get("params") or {}, "remarks": found.remarks,
-        "provenance": {"device": found.provenance.get("device")}, "predictions": science.get("predictions") or {},
-    }  # fmt: skip
-    shared = tuple(pool.put(name, json.dumps(values[name], sort_keys=True)) for name in SHARED)
-    return Seen(
-        found.id, found.state, found.identity.get("seed"), shared, science.get("main"), science.get("scores"),
-        found.cost, found.error,
-    )  # fmt: skip
-
-
-def _record(seen: Seen, pool: Pool) -> Record:
-    """A record as tables need it."""
-    identity, code, params, predictions, provenance, remarks = seen.shared
-    science = {
-        "main": seen.main,
-        "params": pool.get("params", params),
-        "predictions": pool.get("predictions", predictions),
-    }
-    if seen.scores is not None:
-        science["scores"] = seen.scores
-    return Record(
-        seen.id, seen.state, pool.identity(identity, seen.seed), {}, {}, science if seen.state == DONE else {},
-        seen.cost, pool.get("code", code), pool.get("provenance", provenance), pool.get("remarks", remarks), seen.error,
-    )  # fmt: skip
-
-
-def _load(path: Path) -> tuple[dict[str, list[int]], Pool, dict[str, Seen]]:
-    """Stamps, pool and records of an index; empty ones where there is none that this version can read."""
+def _load(path: Path) -> Index:
+    """The index in a file; an empty one where there is none that this version can read."""
     try:
         held = json.loads(path.read_bytes())
-        if held["version"] != VERSION:
-            return {}, Pool(), {}
-        seen = {name: Seen(*one) for name, one in zip(held["names"], held["seen"], strict=True)}
-        return dict(zip(held["names"], held["stamps"], strict=True)), Pool(held["pool"]), seen
+        columns, stamps = {name: held[name] for name in COLUMNS}, [held[name] for name in STAMPS]
+        lengths = {len(column) for column in (held["names"], *stamps, *columns.values())}
+        if held["version"] == VERSION and len(lengths) == 1 and max(columns["kind"], default=-1) < len(held["kinds"]):
+            return Index(held["names"], stamps, columns, Kinds(held["texts"], held["kinds"]))
     except (OSError, ValueError, KeyError, TypeError):
-        return {}, Pool(), {}
+        pass
+    return Index([], [[], []], {name: [] for name in COLUMNS}, Kinds([], []))
 
 
-def _save(path: Path, stamps: dict[str, list[int]], pool: Pool, seen: dict[str, Seen]) -> None:
+def _save(path: Path, index: Index) -> None:
     """Keep the index, if the folder can be written."""
-    content = {"version": VERSION, "names": list(stamps), "stamps": list(stamps.values()), "pool": pool.texts,
-               "seen": list(seen.values())}  # fmt: skip
+    stamps = dict(zip(STAMPS, index.stamps, strict=True))
+    kinds = {"texts": index.kinds.texts, "kinds": index.kinds.kinds}
+    content = {"version": VERSION, "names": index.names, **stamps, **index.columns, **kinds}
     with contextlib.suppress(OSError):
         atomic.write(path, json.dumps(content, separators=(",", ":")).encode())

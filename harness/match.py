@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from harness.bundle import Bundle, Held, single
 from harness.cells import Cell, Row, Stale, gather, problem
 from harness.identity import group
 from harness.paper import Column, Line, Published, Table
@@ -47,23 +48,28 @@ class Ours:
 class Store:
     """The store's usable records by method, budget and task. remarks: on those that cannot be used."""
 
-    def __init__(self, held: Iterable[Record | Unreadable], *, stale: Stale, include_stale: bool = False) -> None:
+    def __init__(self, held: Iterable[Held], *, stale: Stale, include_stale: bool = False) -> None:
         self.stale, self.include_stale = stale, include_stale
         self.remarks: list[str] = []
-        self._by_name: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
+        self._by_name: dict[tuple[str, str, str], list[Bundle]] = defaultdict(list)
         for one in held:
             if isinstance(one, Unreadable):
                 self.remarks.append(f"unreadable: {one.reason}")
-            elif reason := problem(one):
-                self.remarks.append(f"unusable: {one.id}: {reason}; remove that folder and run again")
-            else:
-                names = (str(one.identity[part]["name"]) for part in ("method", "budget", "task"))
-                self._by_name[tuple(names)].append(one)  # type: ignore[index]
+                continue
+            bundle = one if isinstance(one, Bundle) else single(one)
+            whole = bundle.sound() and problem(bundle.one) is None
+            for part in [bundle] if whole else map(single, bundle.records()):
+                if not whole and (reason := problem(part.one)):
+                    self.remarks.append(f"unusable: {part.one.id}: {reason}; remove that folder and run again")
+                else:
+                    names = (str(part.one.identity[key]["name"]) for key in ("method", "budget", "task"))
+                    self._by_name[tuple(names)].append(part)  # type: ignore[index]
 
     def named(self, row: Line, task: str) -> list[Record]:
         """The runs of a row's method, budget and `where` on a task."""
         found = self._by_name.get((row.method, row.budget, task), [])
-        return [one for one in found if all(at(one.identity, key) == value for key, value in row.where.items())]
+        fitting = [one for one in found if all(at(one.one.identity, key) == value for key, value in row.where.items())]
+        return [record for bundle in fitting for record in bundle.records()]
 
     def ours(self, row: Line, column: Column, published: Published) -> Ours:
         """Our side of one cell."""

@@ -5,42 +5,59 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
+from harness.bundle import Bundle, Held
 from harness.cells import problem
 from harness.errors import ConfigError, unknown
 from harness.match import at
 from harness.record import Record, Unreadable
 
 
-def select(records: Iterable[Record | Unreadable], wanted: dict[str, list[str]]) -> list[Record | Unreadable]:
-    """Records whose task, method and model are among the wanted names (an empty list: all); unreadable ones stay.
+def select(held: Iterable[Held], wanted: dict[str, list[str]]) -> list[Held]:
+    """Runs whose task, method and model are among the wanted names (an empty list: all); unreadable records stay.
 
-    Raises ConfigError for a name that no record has.
+    Raises ConfigError for a name that no run has.
     """
-    held = list(records)
+    kept = list(held)
     for part, names in wanted.items():
         if not names:
             continue
-        usable = [one for one in held if isinstance(one, Record) and problem(one) is None]
-        there = {str(one.identity[part]["name"]) for one in usable}
+        usable = [one for one in kept if not isinstance(one, Unreadable) and problem(_any(one)) is None]
+        there = {str(_any(one).identity[part]["name"]) for one in usable}
         if missing := [name for name in names if name not in there]:
             raise ConfigError(f"--{part}: {unknown(f'{part} in the store', missing[0], there)}")
-        dropped = {id(one) for one in usable if str(one.identity[part]["name"]) not in names}
-        held = [one for one in held if id(one) not in dropped]
-    return held
+        dropped = {id(one) for one in usable if str(_any(one).identity[part]["name"]) not in names}
+        kept = [one for one in kept if id(one) not in dropped]
+    return kept
 
 
-def where(records: list[Record | Unreadable], conditions: list[str]) -> list[Record | Unreadable]:
-    """Records whose identity has these values at these dotted keys (`train.learning_rate=0.001`); unreadable ones stay.
+def _any(one: Record | Bundle) -> Record:
+    """A run, or one of several that are alike."""
+    return one.one if isinstance(one, Bundle) else one
 
-    Raises ConfigError for a key that no record has.
+
+def where(held: list[Held], conditions: list[str]) -> list[Held]:
+    """Runs whose identity has these values at these dotted keys (`train.learning_rate=0.001`); unreadable ones stay.
+
+    Raises ConfigError for a key that no run has.
     """
     for condition in conditions:
         key, _, value = condition.partition("=")
-        found = {id(one): at(one.identity, key) for one in records if isinstance(one, Record)}
-        if found and all(value is None for value in found.values()):
+        runs = [one for one in held if not isinstance(one, Unreadable)]
+        if runs and all(at(_any(one).identity, key) is None for one in runs):
             raise ConfigError(f"--where {condition}: no record has the key '{key}'")
-        records = [one for one in records if not isinstance(one, Record) or _text(found[id(one)]) == value]
-    return records
+        parts = [_with(one, key, value) for one in held]
+        held = [one for one in parts if one is not None]
+    return held
+
+
+def _with(one: Held, key: str, value: str) -> Held | None:
+    """What of it has this value at this key; None for nothing."""
+    if isinstance(one, Unreadable):
+        return one
+    if isinstance(one, Bundle) and key == "seed":  # in which its runs differ
+        chosen = [place for place, seed in enumerate(one.seeds) if _text(seed) == value]
+        return one.only(chosen) if chosen else None
+    return one if _text(at(_any(one).identity, key)) == value else None
 
 
 def _text(value: object) -> str:

@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness import costs, index, layout, output, provenance, published, twin
+from harness.bundle import Held
 from harness.cells import PARAMS, gather
 from harness.compare import compare
 from harness.errors import HarnessError
 from harness.grid import grid
-from harness.record import Record, Unreadable
 from harness.select import named, select, where
 
 FILTERS = ("task", "method", "model")
@@ -32,7 +32,7 @@ EMPTY = """\
   python -m harness -m method=head,bitfit,lora,full seed=0,1,2"""
 
 
-def published_table(options: argparse.Namespace, name: str, held: list[Record | Unreadable]) -> str:
+def published_table(options: argparse.Namespace, name: str, held: list[Held]) -> str:
     """A published table beside our runs, as text."""
     found = compare(published.load(name), held, stale=index.remembered(provenance.stale), include_stale=options.stale)
     written = output.chosen(options.format, options.output)
@@ -74,7 +74,7 @@ def _run(options: argparse.Namespace) -> None:
     """Everything `main` does, with errors still raised."""
     name, written = named(options.table), output.chosen(options.format, options.output)
     wanted: dict[str, list[str]] = {part: getattr(options, part) for part in FILTERS}
-    held = where(select(index.read_all(options.root), wanted), options.where)
+    held = where(select(index.bundles(options.root), wanted), options.where)
     if name is not None:
         output.show(published_table(options, name, held), options.output)
         return

@@ -65,8 +65,8 @@ def test_tasks_alone_need_no_label():
 
 def test_other_data_of_one_task_is_told_apart_there_only():
     cells, _ = gather([made(), made(data="subset"), made(task="glue/rte")], stale=fresh)
-    by_task = [(cell.task, cell.row.settings.partition("=")[0]) for cell in cells]
-    assert sorted(by_task) == [("glue/mrpc", "content.data"), ("glue/mrpc", "content.data"), ("glue/rte", "")]
+    by_task = [(cell.task, cell.row.settings.partition(" ")[0]) for cell in cells]
+    assert sorted(by_task) == [("glue/mrpc", "data"), ("glue/mrpc", "data"), ("glue/rte", "")]
     assert len({cell.like for cell in cells}) == 3
 
 

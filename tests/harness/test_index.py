@@ -27,8 +27,16 @@ def same(root):
     """Both readers agree, and so do the tables made of them."""
     fast, slow = index.read_all(root), list(record.read_all(root))
     assert plain(fast) == plain(slow)
-    assert gather(fast, stale=fresh) == gather(slow, stale=fresh)
+    assert gather(fast, stale=fresh) == gather(slow, stale=fresh) == in_order(gather(index.bundles(root), stale=fresh))
     return fast
+
+
+def in_order(gathered):
+    """Cells with the runs of their notes in the order of names, as they stand where runs are read one by one."""
+    cells, remarks = gathered
+    for cell in cells:
+        cell.notes = {note: sorted(runs) for note, runs in cell.notes.items()}
+    return cells, sorted(remarks)
 
 
 def test_like_the_records_cold_and_warm(tmp_path):
@@ -129,8 +137,25 @@ def test_many_share_what_they_have_in_common(tmp_path):
 def test_a_warm_index_opens_no_record(tmp_path, monkeypatch):
     root = store(tmp_path, [made("lora", seed=seed) for seed in range(20)])
     index.read_all(root)
-    monkeypatch.setattr(index, "_read", None)  # calling it would fail
+    monkeypatch.setattr(index.skim, "read", None)  # calling it would fail
     assert len(index.read_all(root)) == 20
+
+
+def test_several_processes_read_what_one_would(tmp_path, monkeypatch):
+    root = store(tmp_path, [*seeds("lora", [80.0, 81.5, 79.0, 83.0]), made("ia3", state="FAILED", error="x")])
+    (root / "cut").mkdir()
+    (root / "cut/record.json").write_text("{")
+    monkeypatch.setattr(index, "MANY", 2)
+    monkeypatch.setattr(index.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    same(root)
+
+
+def test_a_worker_that_dies_leaves_its_share(tmp_path, monkeypatch):
+    root = store(tmp_path, seeds("lora", [80.0, 81.5, 79.0, 83.0]))
+    monkeypatch.setattr(index, "MANY", 2)
+    monkeypatch.setattr(index.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr(index.sys, "executable", "false")
+    same(root)
 
 
 @settings(max_examples=30, deadline=None)
