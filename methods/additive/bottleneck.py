@@ -131,7 +131,8 @@ def after_feed_forward(
         pairs = zip(places(model, "ffn_output", skip_layers), places(model, "ffn_residual", skip_layers), strict=True)
         return {path: Activation(path, make(path), reads="sum", source=source) for path, source in pairs}
     part = AroundNorm if position == "around_norm" else Activation
-    return {path: part(path, make(path)) for path in places(model, "ffn_norm", skip_layers)}
+    # By the name of what owns the norm: optimisers spare whatever "norm" is in the name of from weight decay.
+    return {path.rpartition(".")[0]: part(path, make(path)) for path in places(model, "ffn_norm", skip_layers)}
 
 
 def layer_norms(model: nn.Module, head: list[str] | None) -> dict[str, nn.Module]:

@@ -30,6 +30,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +88,7 @@ class Triplets(nn.Module):
         self.A = drawn(rank, layer.in_features)
         self.E = nn.Parameter(torch.zeros(rank, 1))
         self.B = drawn(layer.out_features, rank)
-        self.dropout, self.scale = nn.Dropout(dropout), scale(alpha, rank)
+        self.dropout, self.scale = nn.Dropout(dropout), scale(alpha, rank, rank)
 
     def left(self) -> Tensor:
         """B, out x rank."""
@@ -187,6 +188,15 @@ class AdaLoRATuner(SvdTuner):
     def trace(self) -> dict[str, object]:
         """The ranks of the layers, and the budget of the last step. Between two masks, ranks may exceed the budget."""
         return {"ranks": self.ranks(), "budget": self.budget}
+
+    def training_state(self) -> dict[str, Any]:
+        """The allocator's averages, and the budget of the last step."""
+        return {"budget": self.budget, "allocator": self._planned()[1].state()}
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        """The same, back."""
+        self.budget = state["budget"]
+        self._planned()[1].load(state["allocator"])
 
 
 register("adalora_svd", AdaLoRAConfig, AdaLoRATuner)

@@ -30,6 +30,8 @@ from methods import hooks
 from methods.hooks import Hooks
 from methods.reparameterized.svd_form import orthogonality, spread
 
+SCORES = ("ipt", "exp_avg_ipt", "exp_avg_unc")  # what peft's allocator remembers of every tensor
+
 
 class AdaLoraHooks(Hooks):
     """peft's tuner through our hooks. It keeps nothing itself: every call of `hooks.find` makes a new one."""
@@ -108,6 +110,16 @@ class AdaLoraHooks(Hooks):
     def trace(self) -> dict[str, Any]:
         """The ranks of the layers."""
         return {"ranks": self.ranks()}
+
+    def training_state(self) -> dict[str, Any]:
+        """The allocator's scores, and the last mask."""
+        return {"masks": self.config.rank_pattern} | {name: getattr(self.tuner.rankallocator, name) for name in SCORES}
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        """The same, back."""
+        self.config.rank_pattern = state["masks"]
+        for name in SCORES:
+            setattr(self.tuner.rankallocator, name, state[name])
 
 
 hooks.DRIVERS[AdaLoraModel] = AdaLoraHooks

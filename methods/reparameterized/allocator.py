@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from methods.reparameterized.svd_form import by_shape
+from methods.reparameterized.svd_form import by_shape, smooth_
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,20 @@ class Schedule:
         return int(self.target + (self.initial - self.target) * left**3), step % self.interval == 0
 
 
+def survivors(scores: Tensor, budget: int) -> tuple[Tensor, Tensor]:
+    """Which triplets stay when the budget allows so many, and the threshold that all others do not exceed.
+
+    Args:
+        scores: of every triplet, layers x rank.
+        budget: less than there are triplets; of a tie at the threshold none stays, so fewer may be left.
+
+    Returns:
+        A mask in the shape of the scores, and a scalar on their device: nothing here waits for it.
+    """
+    threshold = scores.flatten().kthvalue(scores.numel() - budget).values
+    return scores > threshold, threshold
+
+
 class Stack:
     """All matrices of one kind and shape, and what is remembered of their entries (layers x rows x columns).
 
@@ -56,8 +70,7 @@ class Stack:
         """Smooth the sensitivity of this step (equations 8 to 10). A layer that took no part has none."""
         gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in self.matrices]
         now = torch.stack(self.matrices).mul_(torch.stack(gradients)).abs_()
-        self.mean.mul_(beta1).add_(now, alpha=1 - beta1)
-        self.uncertainty.mul_(beta2).add_(now.sub_(self.mean).abs_(), alpha=1 - beta2)
+        smooth_(self.mean, self.uncertainty, now, beta1, beta2)
 
     def score(self) -> Tensor:
         """s = Ibar Ubar, averaged over the entries of a triplet's vector: layers x rank."""
@@ -81,6 +94,18 @@ class Allocator:
             matrices = [getattr(form, kind) for form in forms]
             self.stacks += [Stack(kind, places, [matrices[p] for p in places]) for places in by_shape(matrices)]
 
+    def state(self) -> dict[str, Any]:
+        """What was observed so far."""
+        stacks = [{"mean": stack.mean, "uncertainty": stack.uncertainty} for stack in self.stacks]
+        return {"masked": self.masked, "stacks": stacks}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Have observed what `state` says."""
+        self.masked = state["masked"]
+        for stack, known in zip(self.stacks, state["stacks"], strict=True):
+            stack.mean.copy_(known["mean"])
+            stack.uncertainty.copy_(known["uncertainty"])
+
     @torch.no_grad()
     def observe(self) -> None:
         """Take in one step's sensitivity |w g|. Raises RuntimeError where the gradients are gone."""
@@ -102,13 +127,9 @@ class Allocator:
 
     @torch.no_grad()
     def mask(self, budget: int) -> Tensor:
-        """Set the singular values to zero but for the `budget` highest-scored; of a tie at the threshold none stays.
-
-        Returns the threshold, a scalar on the device: nothing here waits for it.
-        """
-        scores = self.scores()
-        threshold = scores.flatten().kthvalue(scores.numel() - budget).values
-        kept = torch.stack(self.values).masked_fill_((scores <= threshold).unsqueeze(2), 0.0)
+        """Set the singular values of all but the survivors to zero. Returns the threshold, a scalar on the device."""
+        survives, threshold = survivors(self.scores(), budget)
+        kept = torch.stack(self.values).masked_fill_(~survives.unsqueeze(2), 0.0)
         torch._foreach_copy_(self.values, torch.unbind(kept))
         self.masked = True
         return threshold

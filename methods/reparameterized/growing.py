@@ -32,7 +32,7 @@ class GrowingTriplets(nn.Module):
     def __init__(self, layer: nn.Linear, blocks: Sequence[int], add: int, alpha: float, dropout: float) -> None:
         super().__init__()
         self.shape, self.add = (layer.out_features, layer.in_features), add
-        self.alpha, self.rank = alpha, sum(blocks)
+        self.alpha, self.init_rank, self.rank = alpha, blocks[0], sum(blocks)
         self.A = nn.ParameterList([drawn(size, layer.in_features) for size in blocks])
         self.E = nn.ParameterList([nn.Parameter(torch.zeros(size, 1)) for size in blocks])
         self.B = nn.ParameterList([drawn(layer.out_features, size) for size in blocks])
@@ -56,7 +56,7 @@ class GrowingTriplets(nn.Module):
             values.append(values[0].new_full((self.add, 1), self.reserve))
             count += 1
         right = _joined(values, 0) * _joined(list(self.A)[:count], 0)
-        return scale(self.alpha, self.rank) * right, _joined(list(self.B)[:count], 1)
+        return scale(self.alpha, self.rank, self.init_rank) * right, _joined(list(self.B)[:count], 1)
 
     def delta(self) -> Tensor:
         """D, the change of the layer's weight, out x in."""
@@ -86,20 +86,46 @@ class GrowingTriplets(nn.Module):
         self.rank, self.reserve = self.rank + self.add, None
         return [self.E[-1], self.A[-1].requires_grad_(), self.B[-1].requires_grad_()]
 
-    def cut(self, rank: int, reserve: float | None, trained: bool = True) -> None:
-        """Back to an earlier rank. The reserve of that time is the block that came into use after it."""
-        used = len(self.E) - (self.rank - rank) // self.add
+    def resize(self, rank: int, reserve: float | None, trained: bool = True) -> None:
+        """The blocks of another moment, with a reserve that trains where `trained`. What is new is zero, to be filled.
+
+        Going back, the reserve of that time is the block that came into use after it.
+        """
+        used = len(self.E) + (rank - self.rank) // self.add
         kept = used + (reserve is not None)
-        self.A, self.B = (nn.ParameterList(list(blocks)[:kept]) for blocks in (self.A, self.B))
-        self.E = nn.ParameterList(list(self.E)[:used])
+        outputs, inputs = self.shape
+        self.E = _resized(self.E, used, (self.add, 1))
+        self.A, self.B = _resized(self.A, kept, (self.add, inputs)), _resized(self.B, kept, (outputs, self.add))
         self.rank, self.reserve = rank, reserve
         if reserve is not None:
             self.A[-1].requires_grad_(trained)
             self.B[-1].requires_grad_(trained)
 
 
+def _resized(blocks: nn.ParameterList, count: int, shape: tuple[int, int]) -> nn.ParameterList:
+    """The first `count` blocks; those that are not there yet are zero."""
+    new = [nn.Parameter(blocks[0].new_zeros(shape)) for _ in range(count - len(blocks))]
+    return nn.ParameterList([*list(blocks)[:count], *new])
+
+
 def _joined(blocks: list[Tensor], along: int) -> Tensor:
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks, along)
+
+
+def module_score(delta: Tensor, gradient: Tensor) -> Tensor:
+    """S = sum |D o dL/dD| / sqrt(in * out) of one layer, a scalar. Both matrices are out x in."""
+    return (gradient * delta).abs_().sum() / math.sqrt(delta.numel())
+
+
+def to_grow(scores: Tensor, count: int, exact: bool) -> tuple[list[int], float]:
+    """The layers to grow, in their order, and the threshold: the `count`-th highest score.
+
+    Every layer at or above it grows, so ties grow more than `count`; with `exact` so many grow, the first of the tied.
+    """
+    highest = torch.sort(scores, descending=True, stable=True)
+    threshold = highest.values[count - 1]
+    places = highest.indices[:count].sort().values if exact else (scores >= threshold).nonzero().flatten()
+    return places.tolist(), threshold.item()
 
 
 class _Scored(torch.autograd.Function):
@@ -118,7 +144,7 @@ class _Scored(torch.autograd.Function):
         (states,), form = ctx.saved_tensors, ctx.form
         delta = form.delta()
         of_delta = gradient.flatten(0, -2).to(delta.dtype).mT @ states.flatten(0, -2).to(delta.dtype)
-        form.score = of_delta.mul_(delta).abs_().sum() / math.sqrt(delta.numel())
+        form.score = module_score(delta, of_delta)
         return gradient, None, None
 
 

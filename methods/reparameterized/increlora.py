@@ -23,7 +23,7 @@ differ, the code is followed:
   counted in triplets: with add_rank > 1 the last growth can overshoot, then nothing is "reached exactly" and reserves
   stay at 1e-5. `exact_budget` grows exactly the layers that fit instead, ties in the model's order.
 
-What grows gets an optimiser group of its own, with a warm-up of its own (`start_step`, the loop's business).
+What grows gets an optimiser group and a warm-up of its own (`start_step`, the loop's business).
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from methods.parts import Activation
-from methods.reparameterized.growing import GrowingTriplets, Plan, plan_of, rates_of
-from methods.reparameterized.svd_form import SvdConfig, SvdTuner, check_rank, linear_layers
+from methods.reparameterized.growing import GrowingTriplets, Plan, plan_of, rates_of, to_grow
+from methods.reparameterized.svd_form import SvdConfig, SvdTuner, check_rank, linear_layers, smooth_
 from methods.tuner import register
 
 RESERVE = 1e-5  # the singular values of a reserve that trains
@@ -62,9 +62,7 @@ class IncreLoRAConfig(SvdConfig):
     interval_fraction: float = field(default=0.025, metadata={"help": "nu / T where interval_steps is null."})
     growth_fraction: float = field(default=0.4, metadata={"help": "In time: in this share of T, where h is null."})
     advance_learning: bool = field(default=True, metadata={"help": "Reserves train before they are set free."})
-    own_rates: bool = field(
-        default=True, metadata={"help": "What grows warms up anew; false: at full rate to the end."}
-    )
+    own_rates: bool = field(default=True, metadata={"help": "What grows warms up anew; false: constant full rate."})
     exact_budget: bool = field(default=False, metadata={"help": "Never more triplets than the target."})
     rank_pattern: dict[str, int] | None = field(
         default=None, metadata={"help": "Layer path -> rank, of an adapter that has grown; filled in."}
@@ -80,9 +78,9 @@ class IncreLoRAConfig(SvdConfig):
         if self.total_target_rank is None and self.target_rank < self.init_rank:
             raise ValueError(f"target_rank={self.target_rank} is below init_rank={self.init_rank}: ranks only grow")
         if self.add_rank is None and self.target_rank not in ADD_RANK:
-            known = ", ".join(map(str, ADD_RANK))
             raise ValueError(
-                f"target_rank={self.target_rank} has no usual add_rank (known: {known}); give add_rank, e.g. 1"
+                f"target_rank={self.target_rank} has no usual add_rank, only {', '.join(map(str, ADD_RANK))} have; "
+                "give add_rank, e.g. 1"
             )
 
     @property
@@ -95,8 +93,8 @@ class IncreLoRATuner(SvdTuner):
     """Triplets beside linear layers; they grow while they train."""
 
     plan: Plan | None = None
-    mean: Tensor | None = None  # Ibar of every layer
-    uncertainty: Tensor | None = None
+    mean: Tensor  # Ibar of every layer, from on_train_begin on
+    uncertainty: Tensor
     growths: tuple[dict[str, Any], ...] = ()  # what happened, for `trace`
     seed = 0  # of the next reserve
 
@@ -139,7 +137,8 @@ class IncreLoRATuner(SvdTuner):
         """Fix the plan. Raises ValueError where given numbers of steps leave no time for any growth."""
         growths = math.ceil(self.missing() / self.settings.growth)
         self.plan = plan_of(self.settings, growths, len(self.parts()), total_steps)
-        self.mean, self.uncertainty, self.growths = None, None, ()
+        zeros = self.forms()[0].E[0].new_zeros(len(self.parts()))
+        self.mean, self.uncertainty, self.growths = zeros, zeros.clone(), ()
         self._watch()
         first, last = self.plan.first, self.plan.last(growths)
         if growths > 0 and last >= total_steps:
@@ -161,35 +160,24 @@ class IncreLoRATuner(SvdTuner):
         if self.missing() > 0:
             scores = self._observe(self.forms())
             if self.plan.due(step):
-                self._grow(step, optimizer, *self._chosen(scores, self.plan.modules))
+                exact, left = self.settings.exact_budget, self.missing()
+                count = min(self.plan.modules, left // self.settings.growth if exact else left)
+                self._grow(step, optimizer, *to_grow(scores, count, exact))
 
     @torch.no_grad()
     def _observe(self, forms: list[GrowingTriplets]) -> Tensor:
         """Smooth the scores of this step; a layer that took no part has 0. Returns Ibar Ubar of every layer."""
-        config = self.settings
         scores = torch.stack([form.E[0].new_zeros(()) if form.score is None else form.score for form in forms])
-        if self.mean is None or self.uncertainty is None:
-            self.mean, self.uncertainty = torch.zeros_like(scores), torch.zeros_like(scores)
-        self.mean = config.beta1 * self.mean + (1 - config.beta1) * scores
-        self.uncertainty = config.beta2 * self.uncertainty + (1 - config.beta2) * (scores - self.mean).abs()
+        smooth_(self.mean, self.uncertainty, scores, self.settings.beta1, self.settings.beta2)
         return self.mean * self.uncertainty
 
-    def _chosen(self, scores: Tensor, modules: int) -> tuple[list[str], float]:
-        """The layers to grow, in the model's order, and the threshold of their scores."""
-        paths, exact = list(self.parts()), self.settings.exact_budget
-        count = min(modules, self.missing() // self.settings.growth if exact else self.missing())
-        highest = torch.sort(scores, descending=True, stable=True)
-        threshold = highest.values[count - 1]
-        places = highest.indices[:count].sort().values if exact else (scores >= threshold).nonzero().flatten()
-        return [paths[place] for place in places.tolist()], threshold.item()
-
     @torch.no_grad()
-    def _grow(self, step: int, optimizer: Optimizer, chosen: list[str], threshold: float) -> None:
-        """The chosen layers' reserves come into use, and new ones are laid in."""
+    def _grow(self, step: int, optimizer: Optimizer, chosen: list[int], threshold: float) -> None:
+        """The reserves of the layers at the chosen places come into use, and new ones are laid in."""
         forms = dict(zip(self.parts(), self.forms(), strict=True))
         new: list[nn.Parameter] = []
         jumps = {}
-        for path in chosen:
+        for path in [list(forms)[place] for place in chosen]:
             before = forms[path].delta()
             freed = forms[path].set_free()
             reserve = self._lay_in(forms[path])
@@ -230,15 +218,24 @@ class IncreLoRATuner(SvdTuner):
         for form in self.forms():
             form.observing = False
             if form.reserve == 0.0:
-                form.cut(form.rank, None)
+                form.resize(form.rank, None)
         if self.settings.rank_pattern is not None:
             self._remember()
 
-    def on_restore(self, trace: dict[str, Any]) -> None:
-        """Back to the blocks that there were when this trace was made."""
-        for path, form in zip(self.parts(), self.forms(), strict=True):
-            form.cut(trace["ranks"][path], trace["reserve"], self.settings.advance_learning)
-        self.growths = tuple(trace["growths"])
+    def training_state(self) -> dict[str, Any]:
+        """The blocks that there are, what the layers' scores were, and the place in the stream of reserves."""
+        scores = [form.score for form in self.forms()]
+        moments = {"mean": self.mean, "uncertainty": self.uncertainty, "scores": scores}
+        return {**moments, "seed": self.seed, **self.trace()}
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        """The same, back: every layer gets the blocks that it had."""
+        for path, form, score in zip(self.parts(), self.forms(), state["scores"], strict=True):
+            form.resize(state["ranks"][path], state["reserve"], self.settings.advance_learning)
+            form.score = score
+        self.mean, self.uncertainty, self.seed = state["mean"].clone(), state["uncertainty"].clone(), state["seed"]
+        self.growths = tuple(state["growths"])
+        self._watch()
         self._remember()
 
     def trace(self) -> dict[str, Any]:

@@ -39,7 +39,9 @@ class SvdConfig(TunerConfig):
     total_target_rank: int | None = field(
         default=None, metadata={"help": "Triplets of all layers together at the end, in place of target_rank a layer."}
     )
-    alpha: float = field(default=16.0, metadata={"help": "The scale is alpha / (rank + 1e-5); 0 or less: about 1."})
+    alpha: float = field(
+        default=16.0, metadata={"help": "The scale is alpha / (rank + 1e-5); 0 or less stands for init_rank."}
+    )
     dropout: float = field(default=0.0, metadata={"help": "Probability, on the input of the triplets."})
     orthogonality_weight: float = field(default=0.1, metadata={"help": "gamma, the weight of the penalty."})
     regulariser: str = field(default="mean_unsquared", metadata={"help": f"One of {', '.join(REGULARISERS)}."})
@@ -180,9 +182,18 @@ def check_rank(rank: int, name: str, layers: dict[str, nn.Linear]) -> None:
             )
 
 
-def scale(alpha: float, rank: int) -> float:
-    """alpha / rank as both codes compute it; an alpha of 0 or less means alpha = rank."""
-    return (alpha if alpha > 0 else rank) / (rank + EPSILON)
+def scale(alpha: float, rank: int, init_rank: int) -> float:
+    """s = alpha / (rank + 1e-5) as both codes compute it; an alpha of 0 or less stands for the initial rank."""
+    return (alpha if alpha > 0 else init_rank) / (rank + EPSILON)
+
+
+def smooth_(mean: Tensor, uncertainty: Tensor, now: Tensor, beta1: float, beta2: float) -> None:
+    """Ibar <- b1 Ibar + (1 - b1) I, then Ubar <- b2 Ubar + (1 - b2) |I - Ibar| with the new Ibar, in place.
+
+    Both start at 0 and are not corrected for it. `now`, which is I, is used up.
+    """
+    mean.mul_(beta1).add_(now, alpha=1 - beta1)
+    uncertainty.mul_(beta2).add_(now.sub_(mean).abs_(), alpha=1 - beta2)
 
 
 def steps_of(steps: int | None, fraction: float, total_steps: int) -> int:

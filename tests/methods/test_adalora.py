@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 from toys import Chain, OldAdamW, data, linear_rate, train
 
+from harness.optimizer import FormerAdamW
 from methods import hooks
 from methods.reparameterized.adalora import AdaLoRAConfig, Triplets
 from methods.reparameterized.allocator import Schedule
@@ -208,7 +209,8 @@ def test_whole_loop(sensitivity):
             assert torch.equal(part.form.E == 0, weights[path, "E"] == 0)
         alive.append(sum(tuner.ranks().values()))
 
-    optimizer = OldAdamW([{"params": [p for p in model.parameters() if p.requires_grad]}], lr=0.05, weight_decay=0.01)
+    trained = [{"params": [p for p in model.parameters() if p.requires_grad]}]
+    optimizer = FormerAdamW(trained, lr=0.05, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01)  # the recipe's
     train(model, tuner, optimizer, rows_, total, warmup=5, observe=compare)
     assert alive[:6] == [12] * 6
     assert min(alive[6:]) < 12

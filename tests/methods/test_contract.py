@@ -5,6 +5,7 @@ padding) is in test_contract_computation.py, files and processes in test_contrac
 """
 
 import copy
+from types import SimpleNamespace
 
 import peft
 import pytest
@@ -13,6 +14,7 @@ from battery import UNMERGEABLE, broken_upstream, each, trained
 from tiny import logits, randomise, task_loss, train
 from torch.testing import assert_close
 
+from harness.optimizer import parameter_groups
 from methods import hooks
 
 
@@ -48,6 +50,17 @@ def test_every_adapter_tensor_gets_a_gradient(case):
     inputs = case.batch()
     hooks.find(model).loss(model, inputs, task_loss).backward()
     assert [name for name, parameter in trained(model).items() if parameter.grad is None] == []
+
+
+@each
+def test_matrices_are_decayed_and_vectors_are_not(case):
+    """Wherever a part stands: below a norm, or as the copy of one. Trainer spares T5's table of position biases too."""
+    model = case.attach()
+    groups = parameter_groups(model, hooks.find(model), SimpleNamespace(), 1.0)
+    spared = {id(p) for group in groups if group.get("weight_decay") == 0.0 for p in group["params"]}
+    for name, parameter in trained(model).items():
+        if "relative_attention_bias" not in name:
+            assert (id(parameter) in spared) == (parameter.dim() == 1), name
 
 
 @each

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 from toys import Chain, OldAdamW, data, linear_rate, train
 
+from harness.optimizer import FormerAdamW
 from methods import hooks
 from methods.reparameterized import increlora
 from methods.reparameterized.increlora import IncreLoRAConfig
@@ -29,7 +30,8 @@ def attach(shapes, **fields):
     settings = {"target_modules": list(shapes), "target_rank": 2} | fields
     model = peft.get_peft_model(Chain(shapes).double(), IncreLoRAConfig(**settings)).double()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return model, hooks.find(model), OldAdamW([{"params": trained}], lr=0.05, weight_decay=0.01)
+    options = {"lr": 0.05, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
+    return model, hooks.find(model), FormerAdamW([{"params": trained}], **options)
 
 
 # the authors' numbers
@@ -207,7 +209,7 @@ class Reference:
         return torch.cat(self.lists[path, kind], 1 if kind == "B" else 0)
 
     def change(self, path):
-        size = self.config.alpha / (self.rank[path] + 1e-5)
+        size = (self.config.alpha if self.config.alpha > 0 else 1) / (self.rank[path] + 1e-5)
         return size * self.cat(path, "B") @ (self.cat(path, "E") * self.cat(path, "A"))
 
     def forward(self, inputs):
@@ -298,17 +300,18 @@ class Reference:
 
 
 @pytest.mark.parametrize(
-    ("target", "add", "modules", "advance", "total_rank"),
-    [(2, 1, 2, True, 8), (4, 3, 2, True, 16), (4, 2, 1, True, 16), (3, 3, 1, True, 13), (2, 1, 3, False, 8)],
-    ids=["scripts", "add3", "add2", "overshoot", "no_advance"],
-)
-def test_whole_loop(monkeypatch, target, add, modules, advance, total_rank):
+    ("target", "add", "modules", "advance", "alpha", "total_rank"),
+    [(2, 1, 2, True, 3, 8), (4, 3, 2, True, 3, 16), (4, 2, 1, True, 3, 16), (3, 3, 1, True, 3, 13),
+     (2, 1, 3, False, 3, 8), (4, 2, 1, True, -1, 16)],
+    ids=["scripts", "add3", "add2", "overshoot", "no_advance", "initial_rank_for_alpha"],
+)  # fmt: skip
+def test_whole_loop(monkeypatch, target, add, modules, advance, alpha, total_rank):
     total, rows_ = 50, data(24, 5, 4)
     draw = torch.Generator().manual_seed(11)
     reserves = {path: [] for path in SHAPES}
     model, tuner, optimizer = attach(
         SHAPES, target_rank=target, add_rank=add, init_warmup_steps=4, interval_steps=4, modules_per_growth=modules,
-        beta1=0.8, orthogonality_weight=0.3, alpha=3.0, advance_learning=advance,
+        beta1=0.8, orthogonality_weight=0.3, alpha=alpha, advance_learning=advance,
     )  # fmt: skip
     paths = {id(form): path for path, form in zip(SHAPES, tuner.forms(), strict=True)}
     lay_in = increlora.GrowingTriplets.lay_in
@@ -525,22 +528,22 @@ def test_back_to_the_best(monkeypatch):
 
     def watch(step):
         allocate(step)
-        kept.append((tuner.trace(), {name: p.detach().clone() for name, p in living().items()}))
+        kept.append((copy.deepcopy(tuner.training_state()), {name: p.detach().clone() for name, p in living().items()}))
         kept[-1] += (logits(model, inputs),)
         model.train()
 
     monkeypatch.setattr(tuner, "on_optimizer_step", watch)
     monkeypatch.setattr(tuner, "on_train_end", lambda: None)  # the loop goes back before the end
     train_tiny(model, [inputs], 40)
-    assert len({str(trace["ranks"]) for trace, _, _ in kept}) > 5
-    for trace, state, expected in reversed(kept):
-        tuner.on_restore(trace)
+    assert len({str(then["ranks"]) for then, _, _ in kept}) > 5
+    for then, state, expected in reversed(kept):
+        tuner.load_training_state(then)
         assert living().keys() == state.keys()
         with torch.no_grad():
             for name, parameter in living().items():
                 parameter.copy_(state[name])
         assert torch.equal(logits(model, inputs), expected)
-        assert tuner.trace() == trace
+        assert tuner.trace() == {name: then[name] for name in tuner.trace()}
 
 
 def test_trainer(tmp_path):

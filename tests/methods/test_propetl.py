@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from tiny import batch, build, logits, randomise, task_loss, train
 from torch import nn
 from torch.testing import assert_close
-from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from methods import hooks
 from methods.additive.pfeiffer import PfeifferConfig
@@ -361,110 +360,7 @@ def test_another_size_does_not_load(tmp_path):
         peft.PeftModel.from_pretrained(build("t5", "generation"), tmp_path)
 
 
-# whole trainings -------------------------------------------------------------------------------------------------
-
-
-class ByHand:
-    """PROPETL with adapters on T5 and its AdamW, written without any module of ours, in float64."""
-
-    def __init__(self, model, keep):
-        named = {n.split("propetl_.default.")[1]: p for n, p in model.named_parameters() if ".propetl_." in n}
-        self.values = {name: p.detach().clone().requires_grad_(True) for name, p in named.items()}
-        self.state = {name: [torch.zeros_like(p), torch.zeros_like(p)] for name, p in self.values.items()}
-        self.keep, self.network = keep, build("t5", "generation").double()
-        for stack in ("encoder", "decoder"):
-            for index, block in enumerate(getattr(self.network, stack).block):
-                last = block.layer[-1]
-                path = f"{stack}/block/{index}/layer/{len(block.layer) - 1}/dropout.form.masks.own"
-                last.register_forward_hook(lambda module, args, output, path=path: output + self.adapter(path, output))
-
-    def mask(self, name):
-        values = self.values[name]
-        size = values.abs()
-        zeros = int((1 - self.keep) * values.numel())
-        hard = torch.ones(values.numel(), dtype=torch.float64)
-        hard[size.detach().flatten().argsort()[:zeros]] = 0
-        return hard.reshape(values.shape) + size - size.detach()
-
-    def adapter(self, path, u):
-        down, up = (
-            self.values[f"prototype.{name}.weight"]
-            * (1 - (1 - self.mask(f"{path}.{name}.scores"))
-               * (1 - self.mask(f"tasks.masks.{self.task}.{name}.scores")))
-            for name in ("down", "up")
-        )  # fmt: skip
-        inner = u @ down.T + self.values["prototype.down.bias"]
-        inner = 0.5 * inner * (1 + torch.tanh((2 / math.pi) ** 0.5 * (inner + 0.044715 * inner**3)))
-        return inner @ up.T + self.values["prototype.up.bias"]
-
-    def step(self, inputs, count, rates, decay, idle):
-        scores_ = self.network(**{k: v for k, v in inputs.items() if k != "labels"}).logits
-        loss = task_loss(scores_, inputs["labels"])
-        gradients = dict(zip(self.values, torch.autograd.grad(loss, list(self.values.values()), allow_unused=True),
-                             strict=True))  # fmt: skip
-        norm = torch.cat([g.flatten() for g in gradients.values() if g is not None]).norm()
-        factor = min(1.0, 1.0 / (norm.item() + 1e-6))
-        for name, gradient in gradients.items():
-            if gradient is None and not (idle and name in count):
-                continue
-            gradient = torch.zeros_like(self.values[name]) if gradient is None else gradient
-            count[name] = count.get(name, 0) + 1
-            value, (first, second), step = self.values[name].data, self.state[name], count[name]
-            rate = rates(name.endswith(".scores"))
-            value.mul_(1 - rate * (decay if value.dim() > 1 or name.endswith(".scores") else 0.0))
-            first.mul_(0.9).add_(0.1 * factor * gradient)
-            second.mul_(0.999).add_(0.001 * (factor * gradient) ** 2)
-            value.sub_(rate * (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8))
-        return loss.item()
-
-
-def exact_norm(self, hidden):
-    return self.weight * hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
-
-
-@pytest.mark.parametrize("idle", [False, True])
-@pytest.mark.parametrize("masks_first", [False, True])
-def test_whole_training(masks_first, idle, monkeypatch):
-    """Two tasks in turn, the documented loop against hand-written modules and a hand-written AdamW."""
-    monkeypatch.setattr(T5LayerNorm, "forward", exact_norm)  # the original computes its variance in float32
-    monkeypatch.setattr(torch.Tensor, "float", lambda tensor: tensor)  # and its softmax
-    names, rate, ratio = ["rte", "cola"], 1e-2, 10.0
-    model = attach(tasks=names, masks_first=masks_first, mask_rate=ratio, idle_tasks_move=idle).double()
-    inputs, rates_seen, count = batch("t5", "generation"), [], {}
-    plain = ByHand(model, 0.3)
-    method = hooks.find(model)
-    method.on_train_begin(4)
-    model.train()
-    groups = hooks.optimizer_groups(model, rate, 0.1)
-    optimizer = torch.optim.AdamW(groups)
-    for step in range(4):
-        for group in optimizer.param_groups:
-            group["lr"] = group.setdefault("initial_lr", group["lr"]) * (4 - step) / 4
-        scheduled = [group["lr"] for group in optimizer.param_groups]
-        method.set_task(names[step % 2])
-        plain.task = step % 2
-        loss = method.loss(model, inputs, task_loss)
-        loss.backward()
-        nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], 1.0)
-        method.on_pre_optimizer_step(step, optimizer)
-        rates_seen.append(sorted({group["lr"] for group in optimizer.param_groups}))
-        optimizer.step()
-        method.on_optimizer_step(step)
-        assert [group["lr"] for group in optimizer.param_groups] == scheduled
-        optimizer.zero_grad()
-
-        def rates(is_score, step=step):
-            if masks_first and step < 2:  # the released loop's scheduler does not step at first
-                return 3 * rate * (step == 0 and is_score)
-            now = rate * (4 - step + masks_first) / 4
-            return ratio * now if is_score else now
-
-        assert_close(loss.item(), plain.step(inputs, count, rates, 0.1, idle), rtol=1e-9, atol=1e-9)
-    found = {n.split("propetl_.default.")[1]: p for n, p in model.named_parameters() if ".propetl_." in n}
-    for name, parameter in found.items():
-        assert_close(parameter.detach(), plain.values[name].detach(), rtol=1e-9, atol=1e-9, msg=name)
-    assert rates_seen[0] == pytest.approx([0.0, 3 * rate] if masks_first else [rate, ratio * rate])
-    assert rates_seen[1] == pytest.approx([0.0] if masks_first else [rate * 3 / 4, ratio * rate * 3 / 4])
+# training: whole ones are in test_propetl_training.py ---------------------------------------------------------------
 
 
 def test_scores_have_a_rate_of_their_own():
