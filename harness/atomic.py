@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,15 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_temporary(path: Path, content: bytes) -> Path:
-    """Write and sync `content` beside `path` under a name nobody else uses; returns that name."""
+def write_temporary(path: Path, content: bytes | Iterable[bytes | memoryview]) -> Path:
+    """Write and sync `content`, whole or in chunks, beside `path` under a name nobody else uses; returns that name."""
     temporary = path.with_name(f"{path.name}.tmp-{secrets.token_hex(8)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(descriptor, view) :]
+        for chunk in [content] if isinstance(content, bytes) else content:
+            view = memoryview(chunk)
+            while view:
+                view = view[os.write(descriptor, view) :]
         os.fsync(descriptor)
     except OSError:
         os.close(descriptor)
@@ -42,7 +44,7 @@ def write_temporary(path: Path, content: bytes) -> Path:
     return temporary
 
 
-def write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes | Iterable[bytes | memoryview]) -> None:
     """Put `content` at `path` atomically, replacing what is there. Raises OSError (full disk, read-only folder)."""
     temporary = write_temporary(path, content)
     os.replace(temporary, path)

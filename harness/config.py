@@ -155,11 +155,18 @@ class RecipeConfig:
 
 @dataclass
 class ResultsConfig:
-    """Where records go, whether the trained adapter is kept, how often a live run says that it is alive."""
+    """Where records go, whether the trained adapter is kept, how often a live run says that it is alive.
+
+    `checkpoint_seconds`: how much of a training may be lost to a kill; null: only a signal makes it write a checkpoint.
+    """
 
     root: str
     keep_adapter: bool
     heartbeat_seconds: float
+    checkpoint_seconds: float | None
+
+    def __post_init__(self) -> None:
+        at_least("results.checkpoint_seconds", self.checkpoint_seconds, 0)
 
 
 @dataclass

@@ -64,6 +64,7 @@ class Meter:
         self._running: list[str] = []
         self._energy = _Energy() if self._on_gpu else None
         self._peak_is_ours = self._forget_peak()
+        self._earlier: dict[str, Any] | None = None  # of a process whose checkpoint this run went on from
         self._begun = self._since = time.perf_counter()
 
     def training(self) -> Any:
@@ -95,6 +96,19 @@ class Meter:
             self._seconds[self._running[-1]] += now - self._since
         self._since = now
 
+    def state(self) -> dict[str, Any]:
+        """What was measured so far, for a checkpoint."""
+        self._settle()
+        joules = None if self._energy is None else self._energy.joules()
+        return {"total": self._since - self._begun, **self._seconds, "peak": self._peak()[0], "joules": joules}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Add what an earlier process had measured up to its checkpoint."""
+        self._begun -= state["total"]
+        for name in self._seconds:
+            self._seconds[name] += state[name]
+        self._earlier = state
+
     def _forget_peak(self) -> bool:
         """Start the peak anew, since one process may make several runs. False where the system cannot."""
         if self._on_gpu:
@@ -121,6 +135,10 @@ class Meter:
         """Everything so far. `stored` is the adapter's folder or file; one that is not there is unknown."""
         self._settle()
         peak_bytes, kind = self._peak()
+        joules = None if self._energy is None else self._energy.joules()
+        if self._earlier is not None:
+            peak_bytes = max(peak_bytes, self._earlier["peak"])
+            joules = None if joules is None or self._earlier["joules"] is None else joules + self._earlier["joules"]
         return Cost(
             seconds=self._since - self._begun,
             train_seconds=self._seconds["training"],
@@ -131,7 +149,7 @@ class Meter:
             peak_bytes=peak_bytes,
             peak_bytes_kind=kind,
             stored_bytes=None if stored is None else stored_bytes(stored),
-            energy_joules=None if self._energy is None else self._energy.joules(),
+            energy_joules=joules,
         )
 
 

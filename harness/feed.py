@@ -44,12 +44,21 @@ class Feed:
         self._batch_size, self._micro_size = settings.batch_size, settings.batch_size // settings.accumulation_steps
         self._shift = decoder_inputs(model) if encoded.kind == "generation" else None
 
-    def updates(self) -> Iterator[np.ndarray]:
-        """The rows of update 0, 1, ...: epoch after epoch, without end. The last batch of an epoch may be smaller."""
-        for epoch in count():
-            yield from epoch_batches(
+    def updates(self, start: int = 0) -> Iterator[np.ndarray]:
+        """The rows of update `start`, `start` + 1, ...: epoch after epoch, without end; an epoch's last may be fewer."""
+        for epoch in count(start // self.steps_per_epoch):
+            batches = epoch_batches(
                 self._encoded.lengths, self._batch_size, seed=self._seed, epoch=epoch, buckets=self._buckets
             )
+            yield from batches[max(0, start - epoch * self.steps_per_epoch) :]
+
+    def state(self) -> dict[str, int]:
+        """What was fed so far, for a checkpoint."""
+        return {"examples": self.examples, "tokens": self.tokens}
+
+    def load_state(self, state: dict[str, int]) -> None:
+        """Go on from there."""
+        self.examples, self.tokens = state["examples"], state["tokens"]
 
     def micro_batches(self, rows: np.ndarray) -> Iterator[tuple[Batch, float]]:
         """An update's micro-batches on the device, each with its share of the effective batch; shares sum to 1.

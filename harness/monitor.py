@@ -5,10 +5,11 @@ Nothing here makes a GPU wait at every step: a loss stays on the device until it
 
 from __future__ import annotations
 
+import copy
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 
 from harness.errors import HarnessError
 from methods.hooks import Hooks
+
+SERIES = ("losses", "penalties", "step_seconds")
 
 
 class Progress(Protocol):
@@ -32,23 +35,29 @@ class Progress(Protocol):
 
 
 class Diverged(HarnessError):
-    """A loss or a trained parameter is not finite.
+    """A loss, a gradient or a trained parameter is not finite.
 
     Args:
-        step: the first update whose loss was not finite, from 0; the last update when only a parameter was not.
-        value: what was found.
+        step: the first update whose loss or gradient was not finite, from 0; the last one when only a parameter was not.
+        value: what was found, of `what`.
         ids: the rows of that update's batch.
     """
 
     state = "DIVERGED"  # of the run's record
 
-    def __init__(self, step: int, value: float, ids: Sequence[str]) -> None:
+    def __init__(self, step: int, what: str, value: float, ids: Sequence[str]) -> None:
         self.step, self.value, self.ids = step, value, list(ids)
         rows = ", ".join(self.ids[:8]) + (f" and {len(self.ids) - 8} more" if len(self.ids) > 8 else "")
         super().__init__(
-            f"training diverged: {value} at update {step} (from 0), on rows {rows}; "
+            f"training diverged: {what} {value} at update {step} (from 0), on rows {rows}; "
             "try a lower train.learning_rate, more train.warmup_steps or train.clip_norm=1"
         )
+
+    def after(self, checkpoint: int | None) -> Diverged:
+        """The same, naming the last good checkpoint by its number of updates."""
+        good = "there is no earlier checkpoint" if checkpoint is None else f"the last good checkpoint has {checkpoint}"
+        self.args = (f"{self.args[0]}; {good}{'' if checkpoint is None else ' updates'}",)
+        return self
 
 
 class Monitor:
@@ -74,17 +83,17 @@ class Monitor:
         if progress is not None:
             progress.total = total_steps
         self._last_rows: Sequence[int] | np.ndarray = ()
-        self._waiting: list[tuple[np.ndarray, Tensor, Tensor]] = []
+        self._waiting: list[tuple[np.ndarray, Tensor, Tensor, Tensor]] = []
         self._since = time.perf_counter()
 
     def resume_clock(self) -> None:
         """Time since the last fetch was not training (an evaluation, say): leave it out of the seconds a step."""
         self._since = time.perf_counter()
 
-    def add(self, rows: np.ndarray, loss: Tensor, penalty: Tensor | None) -> None:
-        """An update is done: its rows, its task loss (a detached scalar on the device), its penalty if it had one."""
+    def add(self, rows: np.ndarray, loss: Tensor, penalty: Tensor | None, norm: Tensor) -> None:
+        """An update is done: its rows; its task loss, its penalty if it had one, its gradient's norm: detached scalars."""
         self._last_rows = rows
-        self._waiting.append((rows, loss, loss.new_zeros(()) if penalty is None else penalty.detach()))
+        self._waiting.append((rows, loss, loss.new_zeros(()) if penalty is None else penalty, norm.to(loss)))
         if len(self._waiting) == self._block_steps:
             self.fetch()
         if self._progress is not None:
@@ -96,10 +105,11 @@ class Monitor:
         """Bring the waiting losses to the CPU. Raises Diverged at the first one that is not finite."""
         if not self._waiting:
             return
-        values = torch.stack([torch.stack([loss, penalty]) for _, loss, penalty in self._waiting]).tolist()
-        for (rows, _, _), (loss, penalty) in zip(self._waiting, values, strict=True):
-            if not math.isfinite(loss + penalty):
-                raise Diverged(len(self.losses), loss + penalty, [self._ids[row] for row in rows])
+        values = torch.stack([torch.stack(scalars) for _, *scalars in self._waiting]).tolist()
+        for (rows, *_), (loss, penalty, norm) in zip(self._waiting, values, strict=True):
+            for what, value in (("loss", loss + penalty), ("gradient norm", norm)):
+                if not math.isfinite(value):
+                    raise Diverged(len(self.losses), what, value, [self._ids[row] for row in rows])
             self.losses.append(loss)
             self.penalties.append(penalty)
         self.step_seconds.append((time.perf_counter() - self._since) / len(self._waiting))
@@ -110,11 +120,29 @@ class Monitor:
         """At the end: every loss, and what the last update made of the parameters. Raises Diverged."""
         self.fetch()
         if parameters and not torch.stack([parameter.detach().isfinite().all() for parameter in parameters]).all():
-            raise Diverged(len(self.losses) - 1, math.nan, [self._ids[row] for row in self._last_rows])
+            raise Diverged(len(self.losses) - 1, "a parameter", math.nan, [self._ids[row] for row in self._last_rows])
+
+    def recorded(self, step: int) -> bool:
+        """Whether the learning curve has a row of this update."""
+        return bool(self.curve) and self.curve[-1]["step"] == step
 
     def median_step_seconds(self) -> float | None:
         """The median over the fetched blocks; None before the first."""
         return statistics.median(self.step_seconds) if self.step_seconds else None
+
+    def state(self) -> dict[str, Any]:
+        """Everything so far, for a checkpoint. Raises Diverged where the last losses are not finite."""
+        self.fetch()
+        known = {name: torch.tensor(getattr(self, name), dtype=torch.float64) for name in SERIES}
+        return {**known, "curve": self.curve, "last_rows": [int(row) for row in self._last_rows]}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        for name in SERIES:
+            setattr(self, name, state[name].tolist())
+        self.curve, self._last_rows = state["curve"], state["last_rows"]
+        if self._progress is not None:
+            self._progress.update(len(self.losses))
 
     def record(self, scores: dict[str, float], trace: dict[str, Any]) -> dict[str, Any]:
         """A row of the learning curve: update, epoch, mean loss and penalty since the row before, scores, the trace."""
@@ -130,6 +158,17 @@ class Monitor:
         return row
 
 
+def living(model: nn.Module, also: Collection[str] = ()) -> dict[str, Tensor]:
+    """By name, all that training may change: trained parameters, the tuner's frozen ones, those named, buffers."""
+    prefix = getattr(getattr(model, "base_model", None), "prefix", None)
+    found: dict[str, Tensor] = {
+        name: p
+        for name, p in model.named_parameters()
+        if p.requires_grad or name in also or (prefix and prefix in name)
+    }
+    return found | dict(model.named_buffers())
+
+
 class Best:
     """The best row of the learning curve so far, and where asked for, a copy of what was trained at that moment.
 
@@ -138,7 +177,8 @@ class Best:
 
     def __init__(self, model: nn.Module, hooks: Hooks, main: str, keep: bool) -> None:
         self._model, self._hooks, self._main, self._keep = model, hooks, main, keep
-        self._state: dict[str, Tensor] | None = None
+        self._tensors: dict[str, Tensor] | None = None
+        self._method: dict[str, Any] = {}
         self.row: dict[str, Any] | None = None
 
     def offer(self, row: dict[str, Any]) -> None:
@@ -148,32 +188,31 @@ class Best:
             return
         self.row = row
         if self._keep:
-            self._state = {name: tensor.detach().clone() for name, tensor in self._living().items()}
+            self._tensors = {name: tensor.detach().clone() for name, tensor in living(self._model).items()}
+            self._method = copy.deepcopy(self._hooks.training_state())
 
-    def _living(self) -> dict[str, Tensor]:
-        """By name, all that training may change: trained parameters, the tuner's frozen ones, buffers."""
-        prefix = getattr(getattr(self._model, "base_model", None), "prefix", None)
-        living: dict[str, Tensor] = {
-            name: p for name, p in self._model.named_parameters() if p.requires_grad or (prefix and prefix in name)
-        }
-        return living | dict(self._model.named_buffers())
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"row": self.row, "tensors": self._tensors, "method": self._method}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.row, self._tensors, self._method = state["row"], state["tensors"], state["method"]
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put the best state back. Raises RuntimeError where a method grew since and cannot go back."""
-        if self._state is None or self.row is None:
+        if self._tensors is None or self.row is None:
             return
-        on_restore = getattr(self._hooks, "on_restore", None)  # optional even among hooks: only what grows needs it
-        if on_restore is not None:
-            on_restore(self.row["trace"])
-        living = self._living()
-        for name in sorted(living.keys() ^ self._state.keys()):
+        self._hooks.load_training_state(self._method)
+        now = living(self._model)
+        for name in sorted(now.keys() ^ self._tensors.keys()):
             raise RuntimeError(
                 f"{type(self._hooks).__name__} changed its parameters after update {self.row['step']} ({name}); its "
-                "on_restore(trace) has to bring them back before the best checkpoint can be restored"
+                "load_training_state has to bring them back before the best checkpoint can be restored"
             )
-        for name, tensor in living.items():
-            tensor.copy_(self._state[name])
+        for name, tensor in now.items():
+            tensor.copy_(self._tensors[name])
 
     def summary(self, last: dict[str, Any]) -> dict[str, Any] | None:
         """The best row, and the score at the end beside it; None where nothing was offered."""

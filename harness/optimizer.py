@@ -19,8 +19,9 @@ from harness.errors import ConfigError
 from harness.schedule import learning_rate
 from methods.hooks import Hooks
 
-# The names that transformers.Trainer spares from weight decay, beside everything inside a torch LayerNorm.
-UNDECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)")
+# The names that transformers.Trainer spares from weight decay, beside everything inside a torch LayerNorm. A trained copy
+# has the name of what it is a copy of, with slashes.
+UNDECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|[./])norm(?:$|[./])|_norm(?:$|[./])")
 
 
 def undecayed(model: nn.Module) -> set[int]:
@@ -152,6 +153,43 @@ def trained(optimizer: Optimizer, model: nn.Module) -> list[nn.Parameter]:
     moved = {id(parameter): parameter for group in optimizer.param_groups for parameter in group["params"]}
     owned = [moved.pop(id(parameter)) for parameter in model.parameters() if id(parameter) in moved]
     return owned + list(moved.values())
+
+
+def state(optimizer: Optimizer, model: nn.Module) -> dict[str, Any]:
+    """Groups with all their options, hooks' own ones included, and moments; parameters by the names of the model.
+
+    Raises ValueError for a parameter that the model does not own: it has no name to be found again by.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if any(id(parameter) not in names for parameter in parameters):
+        raise ValueError("the optimizer moves a parameter that is no part of the model; register it there")
+    plain, order = optimizer.state_dict(), [names[id(parameter)] for parameter in parameters]
+    groups = [{**group, "params": [order[place] for place in group["params"]]} for group in plain["param_groups"]]
+    return {"groups": groups, "moments": {order[place]: moments for place, moments in plain["state"].items()}}
+
+
+def load_state(optimizer: Optimizer, model: nn.Module, state: dict[str, Any]) -> None:
+    """The groups and moments that `state` describes, in place of those that `build` made."""
+    parameters, order = dict(model.named_parameters()), [name for group in state["groups"] for name in group["params"]]
+    places = {name: place for place, name in enumerate(order)}
+    optimizer.param_groups.clear()
+    for group in state["groups"]:
+        optimizer.add_param_group({**group, "params": [parameters[name] for name in group["params"]]})
+    groups = [{**group, "params": [places[name] for name in group["params"]]} for group in state["groups"]]
+    moments = {places[name]: found for name, found in state["moments"].items()}
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def clip(parameters: list[nn.Parameter], norm: float | None) -> Tensor:
+    """Scale the gradients to this norm where theirs is greater; returns theirs, a scalar on the device.
+
+    Without a limit it is measured all the same: one that is not finite is noticed before it reaches the next loss.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if norm is None:
+        return torch.nn.utils.get_total_norm(gradients)
+    return torch.nn.utils.clip_grad_norm_(parameters, norm)
 
 
 def align(parameters: list[nn.Parameter]) -> None:

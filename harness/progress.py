@@ -30,6 +30,7 @@ def line(done: Record, folder: str) -> str:
         f"{main['metric']} {main['score']:.2f} on {main['split']} ({rows:,} rows)",
         f"{params['adapter']:,} adapter + {params['head']:,} head parameters",
         f"{done.cost['seconds']:.1f} s",
+        *([f"resumed at step {step}"] if (step := done.provenance.get("resumed_at")) else []),
         *done.remarks,
         folder,
     ]

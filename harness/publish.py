@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from harness import atomic, record
 from harness.errors import HarnessError, RecordError
 from harness.identity import digest, hash_files
+from harness.interrupt import Stopped
 from harness.record import Record
 
 if TYPE_CHECKING:
@@ -24,14 +25,22 @@ if TYPE_CHECKING:
     from harness.evaluate import Evaluation
 
 
-def supersede(folder: Path) -> None:
-    """Move an earlier result aside (never delete it), record.json first, so that no moment shows half of two results."""
-    stored = folder / "record.json"
-    if not stored.exists():
-        return
+def supersede(folder: Path) -> list[dict[str, Any]]:
+    """Make room for an attempt at the run. Returns the earlier ones that did not end DONE: when each began, how it ended.
+
+    A result and a failure are moved aside (never deleted), record.json first, so that no moment shows half of two
+    results. What was merely interrupted goes on in its place, from its checkpoint.
+    """
+    known, stored = record.read(folder), folder / "record.json"
+    if known is None:
+        return []
+    ended = {"begun": known.provenance.get("begun"), "state": known.state, "error": known.error}
+    attempts = [] if known.state == record.DONE else [*known.provenance.get("attempts", []), ended]
+    if known.state in (record.RUNNING, record.PREEMPTED, record.TIMEOUT):
+        return attempts
     aside = folder / "superseded" / digest(stored.read_text(errors="replace"))[:12]
     aside.mkdir(parents=True, exist_ok=True)
-    keep = {"record.json", "superseded", "owner.json", "heartbeat"}
+    keep = {"record.json", "superseded", "owner.json", "heartbeat", "checkpoints"}
     others = sorted(path for path in folder.iterdir() if path.name not in keep and not path.name.startswith("owner."))
     for path in [stored, *others]:
         target = aside / path.name
@@ -39,6 +48,7 @@ def supersede(folder: Path) -> None:
             shutil.rmtree(target)
         os.replace(path, target)
     atomic.sync_folder(folder)
+    return attempts
 
 
 @contextlib.contextmanager
@@ -48,6 +58,9 @@ def failures(folder: Path, begun: Record) -> Iterator[None]:
         yield
     except HarnessError as error:
         _ended(folder, begun, getattr(error, "state", record.FAILED), str(error))
+        raise
+    except Stopped as stopped:
+        _ended(folder, begun, stopped.state, stopped.reason)
         raise
     except (KeyboardInterrupt, SystemExit):
         _ended(folder, begun, record.PREEMPTED, "interrupted")
@@ -114,3 +127,4 @@ def publish(folder: Path, done: Record, held: Callable[[], bool]) -> None:
     except ValueError as error:
         raise RecordError(f"{done.id}: a score or loss is not a finite number; the record is not written") from error
     record.write(folder, done)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -3,6 +3,7 @@
     results/runs/<run id>/
         record.json            state, identity, configuration, science, cost, provenance; written last, atomically
         predictions.<split>.parquet   one row an example: id, prediction, label or score, logits (never dataset text)
+        checkpoints/           where an interrupted run goes on (harness/checkpoint.py); gone when it is done
         adapter/               the trained adapter and head, as peft writes them
         owner.json, heartbeat  who runs it now (harness/claim.py)
         log.txt                what was printed, and the traceback of a failure

@@ -9,6 +9,7 @@ from typing import Any
 from harness import device, directory, identity, model, provenance, publish, record, task
 from harness.claim import Claim
 from harness.config import RecipeConfig, RunConfig
+from harness.interrupt import Interrupt
 from harness.record import DONE, Record
 from harness.task import Task
 
@@ -48,26 +49,30 @@ def finished(plan: Plan) -> Record | None:
 
 
 def run(plan: Plan) -> Record:
-    """Make the run and store its record. Whatever stops it is in the store before it leaves this function."""
-    with Claim(plan.folder, plan.config.results.heartbeat_seconds) as claim:
+    """Make the run, from its checkpoint where it has one, and store its record.
+
+    Whatever stops it is in the store before it leaves this function; a signal leaves it as `interrupt.Stopped`.
+    """
+    with Interrupt() as interrupt, Claim(plan.folder, plan.config.results.heartbeat_seconds) as claim:
         if stored := finished(plan):  # somebody made it while we waited
             return stored
-        publish.supersede(plan.folder)
+        attempts = publish.supersede(plan.folder)
         begun = Record(
             plan.id, record.RUNNING, plan.identity, asdict(plan.config), asdict(plan.config.recipe),
             code=provenance.code(plan.config.method, plan.identity["quantization"]),
-            provenance=provenance.begin(), remarks=remarks(plan),
+            provenance=provenance.begin() | ({"attempts": attempts} if attempts else {}), remarks=remarks(plan),
         )  # fmt: skip
         record.write(plan.folder, begun)
         with publish.failures(plan.folder, begun):
-            done = experiment(plan, begun)
+            done = experiment(plan, begun, interrupt)
         publish.publish(plan.folder, done, claim.held)
     return done
 
 
-def experiment(plan: Plan, begun: Record) -> Record:
+def experiment(plan: Plan, begun: Record, interrupt: Interrupt) -> Record:
     """The experiment itself, in the order of design and README: load, attach, train, evaluate, save."""
     from harness import budget, progress, quantization
+    from harness.checkpoint import Checkpoints
     from harness.cost import Meter
     from harness.evaluate import evaluate
     from harness.tokens import Tokens
@@ -98,8 +103,11 @@ def experiment(plan: Plan, begun: Record) -> Record:
 
     with meter.training(), progress.bar(plan.id, shown=config.progress) as bar:
         settings = replace(config.train, precision=plan.precision)
+        checkpoints = Checkpoints(plan.folder / "checkpoints", identity.digest([plan.identity, begun.code]),
+                                  config.results.checkpoint_seconds, beside={"cost": meter})  # fmt: skip
         outcome = train(tuned, splits["train"], settings, seed=seed, device=plan.device, buckets=config.data.buckets,
-                        validate=lambda: score(rows.selects).scores, main=rows.score, progress=bar)  # fmt: skip
+                        validate=lambda: score(rows.selects).scores, main=rows.score, progress=bar,
+                        checkpoints=checkpoints, interrupt=interrupt)  # fmt: skip
     evaluations = {split: score(split) for split in scored}
     science = {
         "main": {"split": rows.reports, "metric": rows.score, "score": evaluations[rows.reports].scores[rows.score]},
@@ -113,7 +121,7 @@ def experiment(plan: Plan, begun: Record) -> Record:
     cost = asdict(meter.cost(outcome, stored=plan.folder / "adapter")) | asdict(footprint)
     if not config.results.keep_adapter:  # its size and digest are known; the weights need not stay
         publish.drop_adapter(plan.folder)
-    made = provenance.ended(begun.provenance, device=name)
+    made = provenance.ended(begun.provenance, device=name) | {"resumed_at": outcome.resumed_at}
     told = [*begun.remarks, *solved, *cut_short(splits)]
     return replace(begun, state=DONE, science=science, cost=cost, provenance=made, remarks=told)
 

@@ -17,7 +17,8 @@ with gradient accumulation `loss` and `penalty` once a micro-batch):
     hooks.on_train_end()
 
 `step` counts optimiser steps from 0 over the whole training, phases included. The place is part of the method: AdaLoRA
-prunes after the step, IncreLoRA grows before it.
+prunes after the step, IncreLoRA grows before it. Between two steps a loop may ask for `training_state()`, to give it back
+later with the parameters and buffers of that moment.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 TaskLoss = Callable[[Tensor, Tensor], Tensor]  # (logits, labels) -> scalar
 
@@ -112,6 +113,20 @@ class Hooks:
         """JSON-able facts to record with each evaluation, such as a rank pattern."""
         return {}
 
+    def training_state(self) -> dict[str, Any]:
+        """What training needs beside parameters and buffers to go on as if it had never stopped, between two steps.
+
+        Moving averages, ranks, counters, what `prepare` found: tensors and JSON values in nested dictionaries and lists.
+        """
+        return {}
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        """Become what `state` describes, shapes above all: parameters and buffers are then filled in by their names.
+
+        On this very model (back to the best checkpoint), or on one built anew (a run that was killed), for which
+        `on_train_begin` was called, and `on_phase_begin` for every phase begun so far, but not `prepare`.
+        """
+
 
 # Hooks for peft's own tuners that need some: class of the tuner -> what makes them from a tuner.
 DRIVERS: dict[type, Callable[[Any], Hooks]] = {}
@@ -154,18 +169,14 @@ class HooksCallback(TrainerCallback):
     the method's own need `Trainer(optimizers=(AdamW(optimizer_groups(model, lr, weight_decay)), None))`.
     """
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Refuse what Trainer cannot do, then announce the number of steps."""
         hooks = find(kwargs["model"])
         if reason := _refused(hooks, args, kwargs["optimizer"]):
             raise ValueError(f"{type(hooks).__name__} {reason}")
         hooks.on_train_begin(state.max_steps)
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Clipped, not applied. `state.global_step` counts the steps done, hence is this step's index from 0."""
         optimizer, scheduler = kwargs["optimizer"], kwargs.get("lr_scheduler")
         known = len(optimizer.param_groups)
@@ -173,15 +184,11 @@ class HooksCallback(TrainerCallback):
         if scheduler is not None:
             _schedule(optimizer.param_groups[known:], getattr(scheduler, "scheduler", scheduler), state.max_steps)
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Applied, not zeroed."""
         find(kwargs["model"]).on_optimizer_step(state.global_step)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Training is over."""
         find(kwargs["model"]).on_train_end()
 

@@ -134,6 +134,14 @@ class PrototypeTuner(Tuner):
             group["lr"] = rate
         self._groups = []
 
+    def training_state(self) -> dict[str, Any]:
+        """The rates of the step before, which `masks_first` goes by."""
+        return {"scheduled": self._scheduled}
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        """The same, back."""
+        self._scheduled = state["scheduled"]
+
     def set_task(self, task_id: str) -> None:
         """Use the masks of this task from now on. Raises ValueError for a task that the adapter does not know."""
         if "tasks" in self.adapter():

@@ -113,18 +113,34 @@ def test_a_stale_record_is_shown_as_such_and_made_again_on_request(store, tmp_pa
     assert len(list(copy.glob("superseded/*/record.json"))) == 1, "the old result is kept aside"
 
 
-def test_a_killed_run_claims_nothing_and_runs_again(tmp_path):
-    words = [sys.executable, "-m", "harness", f"results.root={tmp_path}", "progress=false"]
-    process = subprocess.Popen(words, cwd=ROOT, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("*/record.json")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+def interrupted(root: Path, step: int, number: signal.Signals) -> int:
+    """A run that gets a signal when it has written its checkpoint of an update; its exit code."""
+    words = ["harness", f"results.root={root}", "results.checkpoint_seconds=0", *SHORT]
+    program = (
+        "import os, sys\nfrom harness.checkpoint import Checkpoints\nsave = Checkpoints.save\n"
+        f"def deadly(self, state):\n    save(self, state)\n    state['step'] == {step} and os.kill(os.getpid(), {int(number)})\n"
+        f"Checkpoints.save = deadly\nsys.argv = {words!r}\nfrom harness.__main__ import main\nmain()"
+    )
+    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=ENV, capture_output=True).returncode
+
+
+def test_a_run_that_was_stopped_and_killed_goes_on_to_the_same_result(store, tmp_path):
+    assert interrupted(tmp_path, 1, signal.SIGTERM) == 128 + signal.SIGTERM
+    [record] = records(tmp_path)
+    assert record["state"] == "PREEMPTED"
+    assert record["error"].startswith("stopped by SIGTERM after update 2 of 3")
+    assert interrupted(tmp_path, 3, signal.SIGKILL) == -signal.SIGKILL
     [record] = records(tmp_path)
     assert record["state"] == "RUNNING"
-    table = harness(tmp_path, module="harness.table").stdout
-    assert "RUNNING" in table
+    assert [attempt["state"] for attempt in record["provenance"]["attempts"]] == ["PREEMPTED"]
+    done = harness(tmp_path)
+    assert "resumed at step 3" in done.stdout
+    [record], [expected] = records(tmp_path), records(store[0])
+    assert record["science"] == expected["science"]
+    assert (record["id"], record["provenance"]["resumed_at"]) == (expected["id"], 3)
+    assert [attempt["state"] for attempt in record["provenance"]["attempts"]] == ["PREEMPTED", "RUNNING"]
+    [folder] = tmp_path.iterdir()
+    assert not (folder / "checkpoints").exists() and not (folder / "superseded").exists()
 
 
 def test_a_failure_is_in_the_store_with_its_reason(tmp_path):

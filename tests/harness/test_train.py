@@ -456,8 +456,11 @@ class Growing(Recorder):
 
 
 class Shrinking(Growing):
-    def on_restore(self, trace):
-        self.parts = self.parts[: trace["parts"]]
+    def training_state(self):
+        return {"parts": len(self.parts)}
+
+    def load_training_state(self, state):
+        self.parts = self.parts[: state["parts"]]
 
 
 def test_a_method_that_grew_goes_back_by_its_trace_or_says_that_it_cannot():
@@ -466,7 +469,7 @@ def test_a_method_that_grew_goes_back_by_its_trace_or_says_that_it_cannot():
     tuner = Shrinking()
     outcome = run(Tiny(tuner), settings, validate=iter([{"accuracy": score} for score in scores]).__next__)
     assert len(tuner.parts) == 1 and outcome.trace == {"parts": 1}
-    with pytest.raises(RuntimeError, match=r"parts\.1.*on_restore"):
+    with pytest.raises(RuntimeError, match=r"parts\.1.*load_training_state"):
         run(Tiny(Growing()), settings, validate=iter([{"accuracy": score} for score in scores]).__next__)
 
 
@@ -498,10 +501,10 @@ def test_the_last_update_may_not_leave_a_parameter_that_is_no_number():
 def test_losses_fetched_in_a_block_still_name_the_first_bad_update():
     monitor = Monitor([str(row) for row in range(8)], 8, 8, 4, None)
     for step, value in enumerate([1.0, float("nan"), float("inf")]):
-        monitor.add([step], torch.tensor(value), None)
+        monitor.add([step], torch.tensor(value), None, torch.tensor(1.0))
     assert monitor.losses == []
     with pytest.raises(Diverged) as caught:
-        monitor.add([3], torch.tensor(1.0), None)
+        monitor.add([3], torch.tensor(1.0), None, torch.tensor(1.0))
     assert (caught.value.step, caught.value.ids) == (1, ["1"])
 
 
