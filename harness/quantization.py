@@ -13,7 +13,6 @@ into a quantised weight rounds the result: `merged` dequantises first.
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from harness import codes
 from harness.config import QuantizationConfig
 from harness.errors import ConfigError
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-# peft imports bitsandbytes wherever it is installed; it complains of kernels it could fetch, and of every cast to half.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 PACKED = ("Params4bit", "Int8Params")  # bitsandbytes' parameters, by name: it is an optional package
 
 
@@ -63,6 +61,7 @@ def quantize(model: PreTrainedModel, settings: QuantizationConfig, *, head: list
 
     Raises:
         ConfigError: bitsandbytes is not installed.
+        ModelError: its codes are not those of `harness.codes`; the first layer is compared.
     """
     if settings.weights == "none":
         return
@@ -71,10 +70,20 @@ def quantize(model: PreTrainedModel, settings: QuantizationConfig, *, head: list
         return
     _bitsandbytes()
     compute = getattr(torch, precision if settings.compute_dtype == "auto" else settings.compute_dtype)
-    for name, layer in list(_layers(model, head)):
+    for place, (name, layer) in enumerate(list(_layers(model, head))):
         four_bit = settings.weights in ("nf4", "fp4")
-        model.set_submodule(name, _four_bit(layer, settings, compute) if four_bit else _eight_bit(layer, settings))
+        made = _four_bit(layer, settings, compute) if four_bit else _eight_bit(layer, settings)
+        if place == 0:
+            codes.check(name, _values(made), layer.weight, settings.weights, settings.double_quant)
+        model.set_submodule(name, made)
     _mark(model, settings, compute)
+
+
+def _values(layer: Any) -> Tensor:
+    """What a quantised layer's codes stand for, out x in."""
+    from transformers.integrations.bitsandbytes import dequantize_bnb_weight
+
+    return dequantize_bnb_weight(layer.weight, getattr(layer, "state", None))
 
 
 def _bitsandbytes() -> Any:
@@ -197,23 +206,23 @@ def footprint(model: nn.Module) -> Footprint:
     packed: list[Any] = [module for module in model.modules() if is_packed(module._parameters.get("weight"))]
     inside = {id(module.weight) for module in packed}
     plain = [parameter for parameter in model.parameters() if id(parameter) not in inside]
-    codes, coded = sum(stored_bytes(module) for module in packed), sum(size(module.weight) for module in packed)
-    whole = codes + sum(parameter.numel() * parameter.element_size() for parameter in plain)
-    values = coded + sum(parameter.numel() for parameter in plain)
-    return Footprint(whole, 8 * whole / values, coded, 8 * codes / coded if coded else None)
+    stored, coded = sum(stored_bytes(module) for module in packed), sum(size(module.weight) for module in packed)
+    whole = stored + sum(parameter.numel() * parameter.element_size() for parameter in plain)
+    return Footprint(
+        whole,
+        8 * whole / (coded + sum(parameter.numel() for parameter in plain)),
+        coded,
+        8 * stored / coded if coded else None,
+    )
 
 
 def dequantize(model: nn.Module) -> nn.Module:
     """Put plain linear layers with the values that the codes stand for in place of the quantised ones. Returns it."""
-    from transformers.integrations.bitsandbytes import dequantize_bnb_weight
-
     for name, module in list(model.named_modules()):
-        weight: Any = module._parameters.get("weight")
-        if not is_packed(weight):
+        if not is_packed(module._parameters.get("weight")):
             continue
         plain = nn.Linear(module.in_features, module.out_features, module.bias is not None, device="meta")
-        values = dequantize_bnb_weight(weight, getattr(module, "state", None))
-        plain.weight, plain.bias = nn.Parameter(values, requires_grad=False), module.bias
+        plain.weight, plain.bias = nn.Parameter(_values(module), requires_grad=False), module.bias
         model.set_submodule(name, plain.train(module.training))
     for mark in ("is_quantized", "quantization_method", "is_loaded_in_4bit", "is_loaded_in_8bit"):
         model.__dict__.pop(mark, None)
@@ -224,8 +233,8 @@ def dequantize(model: nn.Module) -> nn.Module:
 def merged(model: PeftModel) -> PreTrainedModel:
     """The task model with its adapter folded in, unquantised; `model` is used up.
 
-    Merging into codes would round the sum to codes again. Here the backbone is dequantised, the adapter is loaded onto
-    that and merged there. Raises ValueError where the method cannot be merged.
+    Merging into codes would round the sum again: the backbone is dequantised, the adapter loaded onto that and merged.
+    Raises ValueError where the method cannot be merged.
     """
     from peft import PeftModel
 

@@ -15,7 +15,22 @@ A method of ours is one file and one YAML; peft's own are one YAML. Its names ag
 from __future__ import annotations
 
 import importlib
+import logging
 from dataclasses import dataclass
+
+NEEDLESS = (  # what bitsandbytes says that calls for nothing: peft imports it wherever it is installed
+    ("bitsandbytes.backends.cpu.ops", "Failed to load CPU gemm_4bit_forward"),  # an optional kernel from a hub
+    ("bitsandbytes.autograd._functions", "MatMul8bitLt: inputs will be cast"),  # int8 as it is defined, at every call
+)
+
+
+def _needed(told: logging.LogRecord) -> bool:
+    """Whether a message is none of those two: any other warning of bitsandbytes' is heard."""
+    return not any(told.name == name and str(told.msg).startswith(start) for name, start in NEEDLESS)
+
+
+for _logger, _ in NEEDLESS:
+    logging.getLogger(_logger).addFilter(_needed)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,9 @@
 """A quantised backbone: codes, constants and bytes; what stays as it is; the traps; merging; refusals."""
 
 import copy
-import json
-import os
-import statistics
 import sys
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import transformers as tf
@@ -18,8 +13,8 @@ from torch import nn
 from torch.testing import assert_close
 
 import methods  # noqa: F401  (makes peft know the methods)
-from harness import identity, model, quantization, run
-from harness.errors import ConfigError
+from harness import codes, identity, model, quantization, run
+from harness.errors import ConfigError, ModelError
 from harness.quantization import dequantize, footprint, merged, quantize
 from methods.reparameterized.adalora import AdaLoRAConfig
 from methods.selective.bitfit import BitFitConfig
@@ -118,25 +113,12 @@ def logits(tuned, family):
         return tuned.eval()(**inputs(family)).logits
 
 
-# --- the codes, by a codec of our own (the paper's formulas) and by the authors' numbers ---------------------------
-
-
-def nf4_table():
-    normal, offset = statistics.NormalDist(), 1 - (1 / 30 + 1 / 32) / 2
-    positive = [normal.inv_cdf(p) for p in np.linspace(offset, 0.5, 9)[:-1]]
-    negative = [-normal.inv_cdf(p) for p in np.linspace(offset, 0.5, 8)[:-1]]
-    values = np.array(sorted([*positive, 0.0, *negative]))
-    return values / values.max()
-
-
-FP4 = np.array([0, 0.0625, 8, 12, 4, 6, 2, 3, 0, -0.0625, -8, -12, -4, -6, -2, -3]) / 12
+# --- the codes ---------------------------------------------------------------------------------------------------------
 
 
 def decoded(layer):
-    """Codes, scales and values of a 4-bit layer: the first element stands in the high half of its byte."""
-    packed = layer.weight.data.flatten().numpy()
-    size = quantization.size(layer.weight)
-    return np.stack([packed >> 4, packed & 15], axis=1).reshape(-1)[:size], layer.weight.quant_state
+    """Codes of a 4-bit layer, and bitsandbytes' constants."""
+    return codes.unpack(layer.weight.data.flatten(), quantization.size(layer.weight)), layer.weight.quant_state
 
 
 def four_bit(weight, name):
@@ -146,97 +128,34 @@ def four_bit(weight, name):
     return quantization._four_bit(layer, settings(name), torch.float32)
 
 
-@pytest.mark.parametrize("name", ["nf4", "fp4"])
-def test_codes_are_the_nearest_values_of_the_table_in_each_block_of_64(name):
-    weight = torch.randn(24, 100, generator=torch.Generator().manual_seed(0))
-    codes, state = decoded(four_bit(weight, name))
-    table = nf4_table() if name == "nf4" else FP4
-    blocks = np.array_split(weight.flatten().double().numpy(), range(64, 2400, 64))
-    scales = np.array([np.abs(block).max() for block in blocks])
-    assert_close(state.absmax.double().numpy(), scales, rtol=0, atol=0)
-    wanted = np.concatenate([block / scale for block, scale in zip(blocks, scales, strict=True)])
-    nearest = np.abs(wanted[:, None] - table).min(axis=1)
-    assert np.abs(np.abs(wanted - table[codes]) - nearest).max() < 1e-6
-    values = bitsandbytes.functional.dequantize_4bit(four_bit(weight, name).weight.data, state)
-    assert_close(values.flatten().double().numpy(), table[codes] * np.repeat(scales, 64)[:2400], rtol=1e-6, atol=1e-6)
-
-
-def test_double_quantisation_leaves_the_codes_and_rounds_the_scales():
+@pytest.mark.parametrize("name", [*FOUR_BIT, "int8"])
+def test_a_layer_holds_the_codes_of_its_weight(name):
+    """Ours and bitsandbytes' are equal to the bit (tests/harness/test_codes.py); here, that the layer is made of them."""
     weight = torch.randn(100, 256, generator=torch.Generator().manual_seed(0))
-    (plain, one), (double, two) = (decoded(four_bit(weight, name)) for name in ("nf4", "nf4_dq"))
-    assert (plain == double).all()
-    assert one.nested is False and two.nested is True
-    assert_close(two.offset, one.absmax.mean())
-    scales = bitsandbytes.functional.dequantize_blockwise(two.absmax, two.state2) + two.offset
-    assert 0 < (scales - one.absmax).abs().max() / one.absmax.max() < 0.01
-    error = (bitsandbytes.functional.dequantize_4bit(four_bit(weight, "nf4").weight.data, one) - weight).abs()
-    assert (error.flatten().view(-1, 64).max(1).values <= 0.1521 * one.absmax).all()
+    if name == "int8":
+        layer = int8_layer(weight)
+        assert torch.equal(layer.weight.data, codes.rowwise(weight)[0])
+        assert torch.equal(layer.weight.SCB, codes.rowwise(weight)[1])
+    else:
+        found, state = decoded(four_bit(weight, name))
+        table = torch.tensor(codes.TABLES[name.removesuffix("_dq")])
+        assert torch.equal(found, codes.blockwise(weight, table)[0])
+        assert state.nested == (name == "nf4_dq")
+    off = codes.distance(quantization._values(four_bit(weight, name) if name != "int8" else layer), weight,
+                         name.removesuffix("_dq"), name == "nf4_dq")  # fmt: skip
+    assert off < 1e-3
 
 
-def oracle(name):
-    folder = os.environ.get("HARNESS_SHARED")
-    if not folder or not (Path(folder) / "oracles" / name).is_file():
-        pytest.skip(f"HARNESS_SHARED is not set, or holds no oracles/{name}")
-    return json.loads((Path(folder) / "oracles" / name).read_text())
-
-
-def test_the_oracle_blocks_exactly():
-    tables = oracle("nf4_tables.json")
-    assert_close(nf4_table(), np.array(tables["nf4"]), rtol=0, atol=2e-7)
-    assert_close(FP4, np.array(tables["fp4_by_code"]), rtol=0, atol=1e-7)
-    for case in oracle("nf4_blockwise.json")["cases"]:
-        weight = torch.tensor(case["x"], dtype=torch.float32).view(case["shape"] if len(case["shape"]) > 1 else (1, -1))
-        layer = four_bit(weight, case["quant_type"])
-        codes, state = decoded(layer)
-        assert layer.weight.data.flatten().numpy().tobytes().hex() == case["packed_hex"], case["name"]
-        assert codes.tolist() == case["codes"]
-        assert torch.equal(state.absmax, torch.tensor(case["absmax"]))
-        values = bitsandbytes.functional.dequantize_4bit(layer.weight.data, state)
-        assert torch.equal(values.flatten(), torch.tensor(case["dequant"])), case["name"]
-
-
-def test_the_oracle_scales_exactly():
-    case = oracle("nf4_double_quant.json")
-    weight = torch.zeros(300, 64)
-    weight[:, 0] = torch.tensor(case["absmax"])
-    weight[:2] = torch.tensor(case["first_blocks"]["x"]).view(2, 64)
-    layer = four_bit(weight, "nf4_dq")
-    _, state = decoded(layer)
-    assert state.absmax.tolist() == case["absmax_codes"]
-    assert torch.equal(state.offset, torch.tensor(case["offset"]))
-    assert torch.equal(state.state2.absmax, torch.tensor(case["state2_absmax"]))
-    assert state.state2.blocksize == case["state2_blocksize"]
-    assert_close(state.state2.code, torch.tensor(oracle("nf4_tables.json")["dynamic_map_signed"]), rtol=0, atol=0)
-    scales = bitsandbytes.functional.dequantize_blockwise(state.absmax, state.state2) + state.offset
-    assert torch.equal(scales, torch.tensor(case["absmax_dequant"]))
-    blocks = case["first_blocks"]
-    packed = next(value for key, value in blocks.items() if key.startswith("packed"))
-    assert layer.weight.data.flatten()[:64].numpy().tobytes().hex() == packed
-    values = bitsandbytes.functional.dequantize_4bit(layer.weight.data, state).flatten()[:128]
-    assert torch.equal(values, torch.tensor(blocks["dequant"]).flatten())
+def test_other_codes_than_the_tables_are_refused(monkeypatch):
+    monkeypatch.setitem(codes.TABLES, "nf4", codes.FP4)
+    with pytest.raises(ModelError, match=r"makes other codes of .* than nf4 has, 0.1"):
+        quantized("roberta", "nf4")
 
 
 def int8_layer(weight):
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     layer.weight.data = weight
     return quantization._eight_bit(layer, settings("int8"))
-
-
-def test_the_oracle_rows_of_int8_exactly():
-    case = oracle("int8_rowwise.json")
-    layer = int8_layer(torch.tensor(case["w"]).view(5, 8))
-    assert layer.weight.data.tolist() == case["codes"]
-    assert torch.equal(layer.weight.SCB, torch.tensor(case["scale"]))
-    values = dequantize(nn.Sequential(layer))[0].weight
-    assert_close(values.flatten(), torch.tensor(case["dequant"]), rtol=0, atol=1e-7)
-
-
-def test_int8_is_a_scale_a_row_of_the_weight_in_half_precision():
-    weight = torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
-    layer, half = int8_layer(weight), weight.half().float()
-    scale = half.abs().max(1).values
-    assert torch.equal(layer.weight.SCB, scale)
-    assert (layer.weight.data - (127 * half / scale[:, None])).abs().max() <= 0.5 + 1e-5
 
 
 # --- which layers, equal to transformers' way ------------------------------------------------------------------------
