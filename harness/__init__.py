@@ -14,7 +14,7 @@ Reading order, and the direction of imports (an arrow never points back; tests/t
     metrics, scores, spans       in-tree `evaluate` metrics; their arithmetic; answers as SQuAD compares them
     model, directory, snapshot   backbone and method; where it is; its files from the hub
     budget                       the parameter budget
-    quantization                 the backbone in 4 or 8 bits, and back
+    quantization, codes          the backbone in 4 or 8 bits, and back; what the codes are, written out
     train       the loop, over accelerate
     feed, schedule, optimizer, losses, monitor    its batches, rates, AdamW, objective, learning curve
     predict, submission          a finished run on rows with hidden labels; the benchmarks' files
@@ -25,7 +25,7 @@ Reading order, and the direction of imports (an arrow never points back; tests/t
     index, skim, bundle          what tables need of many records, in one file derived from them; of one; runs alike
     device, progress, paths, errors   CPU or GPU; what a person sees; where files are; what a user can get wrong
     table       records -> a table:  select, cells, labels, grid, layout, costs, output  (choose, gather, name, arrange,
-                write out)
+                write out); versus, examples (our rows against each other, paired over seeds and examples)
                 a published one:  paper, published, doubts (as data, read, what does not follow from its own numbers)
                 match, verdict, compare, fill, twin  (our runs for its cells, judged, beside it; commands; written out)
     report      the same as a page:  sheet, runsheet, figures, page  (content, one cell's runs, SVG, HTML)

@@ -31,6 +31,11 @@ class Row(NamedTuple):
     method: str
     settings: str
 
+    @property
+    def title(self) -> str:
+        """`lora (random weights)`."""
+        return f"{self.method} ({self.settings})" if self.settings else self.method
+
 
 class Note(NamedTuple):
     """Something a reader must know about a cell. `lists` says whether the runs it is about are named one by one."""
@@ -45,8 +50,9 @@ class Cell:
 
     Attributes:
         row, task, metric, split: where it stands, and what the score is ("" while no run is DONE).
-        scores: seed -> main score in percent, of the runs that count. resolution: the step between possible scores.
-        stale: whether any of them was made by other code or versions than the present ones.
+        scores: seed -> main score in percent, of the runs that count. runs: seed -> id. resolution: the step between
+            possible scores.
+        stale: whether any of them was made by other code or versions than the present ones. made: the distinct codes.
         absent: state -> number of runs that do not count. params: of PARAMS, the distinct values of the runs.
         notes: note -> ids of the runs. like: equal where two cells' scores may be compared.
     """
@@ -56,8 +62,10 @@ class Cell:
     metric: str = ""
     split: str = ""
     scores: dict[int, float] = field(default_factory=dict)
+    runs: dict[int, str] = field(default_factory=dict)
     resolution: float = 0.0
     stale: bool = False
+    made: list[dict[str, Any]] = field(default_factory=list)
     absent: Counter[str] = field(default_factory=Counter)
     params: dict[str, list[int]] = field(default_factory=dict)
     notes: dict[Note, list[str]] = field(default_factory=dict)
@@ -185,19 +193,30 @@ def _cell(cell: Cell, bundles: list[Bundle], stale: Stale, include_stale: bool) 
         else:
             cell.absent[bundle.one.state] += len(bundle.ids)
             cell.remember(Note(_why(bundle.one)), bundle.ids)
-    codes = {id(bundle.one.code): bundle.one.code for bundle, _ in done}  # records of an index share equal ones
-    one_code = len(codes) == 1 or len({identity.digest(code) for code in codes.values()}) == 1
+    cell.made = _distinct([bundle.one.code for bundle, _ in done])
+    one_code = len(cell.made) == 1
     shown = include_stale or (one_code and all(differs for _, differs in done))
     for bundle, differs in done:
         if differs:
             how = "shown as †" if shown else "left out of the mean (--stale includes it)"
             cell.remember(Note(f"stale, {how}: made by other {_few(differs)}"), bundle.ids)
+        elif not one_code and not any(other for _, other in done):
+            cell.remember(Note("made by different states of the code or versions"), bundle.ids)
         if differs and not shown:
             cell.absent["stale"] += len(bundle.ids)
         else:
             _count(cell, bundle)
             cell.stale |= bool(differs)
     return cell
+
+
+def _distinct(codes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each once; those of an index are one object where they are equal."""
+    found: list[dict[str, Any]] = []
+    for code in {id(code): code for code in codes}.values():
+        if code not in found:
+            found.append(code)
+    return found
 
 
 def _few(names: list[str]) -> str:
@@ -217,6 +236,7 @@ def _count(cell: Cell, bundle: Bundle) -> None:
     main = bundle.one.science["main"]
     cell.metric, cell.split = main["metric"], main["split"]
     cell.scores.update(zip(bundle.seeds, map(float, bundle.scores), strict=True))
+    cell.runs.update(zip(bundle.seeds, bundle.ids, strict=True))
     cell.resolution = max(cell.resolution, resolution(bundle.one))
     params = bundle.one.science.get("params") or {}
     for name in PARAMS:

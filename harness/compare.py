@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from harness import stats
 from harness.bundle import Held
 from harness.cells import Cell, Stale
-from harness.grid import best
+from harness.examples import Examples
+from harness.grid import lead
 from harness.match import Ours, Store, average
 from harness.paper import Line, Published, Table
 from harness.verdict import Verdict, judge
@@ -22,7 +23,8 @@ AVERAGE = "average"
 
 @dataclass(frozen=True)
 class Entry:
-    """One cell of the paper and ours. column: a column's key, or AVERAGE. best: ours leads its column, separably."""
+    """One cell of the paper and ours. column: a column's key, or AVERAGE. best: ours leads its column, separably;
+    tied: it shares the lead."""
 
     row: Line
     column: str
@@ -32,6 +34,7 @@ class Entry:
     ours: Ours
     verdict: Verdict
     best: bool = False
+    tied: bool = False
 
     @property
     def interval(self) -> stats.Interval | None:
@@ -54,27 +57,39 @@ class Comparison:
         found = {key: column.title for key, column in self.table.columns.items()}
         return found | ({AVERAGE: self.table.average.title} if self.table.average else {})
 
+    def column(self, key: str) -> list[Cell]:
+        """Our cells of a column that may be compared with each other."""
+        return contestants(entry.ours for entry in self.entries if entry.column == key)
+
+    @property
+    def titles(self) -> dict[int, str]:
+        """The id of each of our cells -> the key of its row."""
+        return {id(entry.ours.cell): entry.row.key for entry in self.entries}
+
     @property
     def has_runs(self) -> bool:
         """Whether any run of ours stands anywhere."""
         return any(entry.ours.records or entry.ours.absent for entry in self.entries)
 
 
-def compare(table: Table, held: Iterable[Held], *, stale: Stale, include_stale: bool = False) -> Comparison:
-    """Every cell of a table with our side and the verdict."""
+def compare(
+    table: Table, held: Iterable[Held], *, stale: Stale, include_stale: bool = False, examples: Examples | None = None
+) -> Comparison:
+    """Every cell of a table with our side and the verdict. examples: the store's predictions, to pair over."""
     store = Store(held, stale=stale, include_stale=include_stale)
     parts = {
         row.key: {key: store.ours(row, column, row.cells[key]) for key, column in table.columns.items()}
         for row in table.rows.values()
     }
-    leaders = {key: _leader([one[key] for one in parts.values()]) for key in table.columns}
+    leads = {key: lead(contestants(one[key] for one in parts.values()), examples) for key in table.columns}
     entries = []
     for row in table.rows.values():
         for key, column in table.columns.items():
             ours, published = parts[row.key][key], row.cells[key]
-            leads = ours.cell is not None and ours.cell is leaders[key]
+            best = ours.cell is not None and ours.cell is leads[key].best
+            tied = any(ours.cell is cell for cell in leads[key].tied)
             verdict = judge(ours, published)
-            entries.append(Entry(row, key, column.title, column.metric, published, ours, verdict, leads))
+            entries.append(Entry(row, key, column.title, column.metric, published, ours, verdict, best, tied))
         if table.average and row.average:
             ours = average(table, row, parts[row.key])
             entries.append(
@@ -83,9 +98,9 @@ def compare(table: Table, held: Iterable[Held], *, stale: Stale, include_stale: 
     return Comparison(table, entries, store.remarks)
 
 
-def _leader(column: list[Ours]) -> Cell | None:
-    """Our best cell of a column, if separable from every other comparable one."""
-    return best([one.cell for one in column if one.cell is not None and one.scores and not one.unlike])
+def contestants(column: Iterable[Ours]) -> list[Cell]:
+    """Our cells of a column that may be compared with each other."""
+    return [one.cell for one in column if one.cell is not None and one.scores and not one.unlike]
 
 
 def rows(comparison: Comparison) -> pd.DataFrame:
@@ -113,6 +128,11 @@ def _row(table: Table, entry: Entry) -> dict[str, object]:
         "predicted_low": predicted.low if predicted else None,
         "predicted_high": predicted.high if predicted else None,
     }
-    line |= {"paper_inside_prediction": verdict.inside, "best": entry.best, "why": "; ".join(verdict.why)}
+    line |= {
+        "paper_inside_prediction": verdict.inside,
+        "best": entry.best,
+        "tied": entry.tied,
+        "why": "; ".join(verdict.why),
+    }
     line["remark"] = " ".join(filter(None, (published.remark, entry.row.remark)))
     return line | {"runs": " ".join(record.id for record in entry.ours.records)}

@@ -1,4 +1,4 @@
-"""Cells arranged as a table, and the best of each column where it can be told from the others."""
+"""Cells arranged as a table, and what leads each column: one row, or several that cannot be told apart."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from harness import stats
 from harness.cells import Cell, Row
+from harness.examples import Examples
+from harness.versus import Pair, against_best
 
 
 @dataclass(frozen=True)
@@ -15,12 +16,15 @@ class Grid:
     """The table before it has a format: its cells, the best ones, and what is said beneath.
 
     Attributes:
-        cells: (row, task) -> cell. best: keys of the bold cells. remarks: on records that stand in no cell.
+        cells: (row, task) -> cell. best: keys of the bold cells. tied: keys of cells that share the lead of their
+            column. remarks: on records that stand in no cell. items: whether examples were paired over, too.
     """
 
     cells: dict[tuple[Row, str], Cell]
     best: frozenset[tuple[Row, str]]
+    tied: frozenset[tuple[Row, str]]
     remarks: tuple[str, ...]
+    items: bool = False
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -32,41 +36,46 @@ class Grid:
         """The columns, in order."""
         return sorted({task for _, task in self.cells})
 
+    def column(self, task: str) -> list[Cell]:
+        """The cells of a task."""
+        return [cell for (_, other), cell in self.cells.items() if other == task]
 
-def grid(found: Sequence[Cell], remarks: Iterable[str] = ()) -> Grid:
-    """Arrange cells, and find the best of each column."""
+
+@dataclass(frozen=True)
+class Lead:
+    """Who leads a column: `best` alone, separable from every other row; or the `tied` ones together; or nobody."""
+
+    best: Cell | None
+    tied: list[Cell]
+    pairs: list[Pair]
+
+
+def grid(found: Sequence[Cell], remarks: Iterable[str] = (), examples: Examples | None = None) -> Grid:
+    """Arrange cells, and find what leads each column. examples: the store's predictions, to pair over."""
     columns: dict[str, list[Cell]] = {}
     for cell in found:
         columns.setdefault(cell.task, []).append(cell)
-    winners = [winner for column in columns.values() if (winner := best(column)) is not None]
+    leads = [lead(column, examples) for column in columns.values()]
     return Grid(
         {(cell.row, cell.task): cell for cell in found},
-        frozenset((cell.row, cell.task) for cell in winners),
+        frozenset((one.best.row, one.best.task) for one in leads if one.best is not None),
+        frozenset((cell.row, cell.task) for one in leads for cell in one.tied),
         tuple(remarks),
+        any(pair.items for one in leads for pair in one.pairs),
     )
 
 
-def best(column: Sequence[Cell]) -> Cell | None:
-    """The cell with the highest mean, if it is separable from every other one at 5 % after Holm's correction; or None.
+def lead(column: Sequence[Cell], examples: Examples | None = None) -> Lead:
+    """The best of a column's cells, if it is separable from every other at 5 % after Holm's correction; else the ties.
 
-    Paired t over common seeds where there are two or more, else Welch's t. None, too, where the scores are not alike
-    (other rows of data, another metric), where any of them is stale, or where one stands on a single seed.
+    Nobody leads where scores are not alike (other rows of data, another metric) or not of one code. One seed is never
+    separable: where a row has no more nobody is the best, and that row itself is not called a tie.
     """
-    scored = [cell for cell in column if cell.scores]
-    if len(scored) < 2 or len({cell.like for cell in scored}) > 1:
-        return None
-    if any(cell.stale or len(cell.scores) < 2 for cell in scored):
-        return None
-    first, *others = sorted(scored, key=lambda cell: -stats.mean(cell.values))
-    comparisons = [compare(first, other) for other in others]
-    separable = (stats.holm([found.p for found in comparisons]) < 1 - stats.LEVEL).all()
-    return first if separable and all(found.difference > 0 for found in comparisons) else None
-
-
-def compare(a: Cell, b: Cell) -> stats.Comparison:
-    """Paired t over the seeds that both have, or Welch's t where those are fewer than two."""
-    resolution = max(a.resolution, b.resolution)
-    common = sorted(a.scores.keys() & b.scores.keys())
-    if len(common) < 2:
-        return stats.welch_t(a.values, b.values, resolution=resolution)
-    return stats.paired_t([a.scores[s] for s in common], [b.scores[s] for s in common], resolution=resolution)
+    pairs = against_best(column, examples)
+    if not pairs:
+        return Lead(None, [], [])
+    tied = [pair.second for pair in pairs if not pair.separable]
+    if tied:
+        return Lead(None, [pairs[0].first, *tied], pairs)
+    alone = len(pairs) + 1 == sum(bool(cell.scores) for cell in column)
+    return Lead(pairs[0].first if alone else None, [], pairs)

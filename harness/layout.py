@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 ABSENT = "–"
 WIDTH = 120  # columns of the text beneath the table
-MOST_RUNS = 50  # named one by one beneath the table; the rest are counted, and CSV names them all
+MOST_RUNS = 10  # named one by one beneath the table; the rest are counted, and CSV names them all
+SHOWN = ("method", "model", "budget")
 LONGEST_LABEL = 32  # characters; longer settings move beneath the table
 MEANING = {
     "adapter": "trained by the method, without the head",
@@ -25,18 +26,18 @@ MEANING = {
     "total": "of the whole model",
 }
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-LATEX |= {mark: f"\\{mark}" for mark in "&%$#_{}"} | {"±": r"$\pm$", "†": r"$^\dagger$", "–": "--"}
+LATEX |= {mark: f"\\{mark}" for mark in "&%$#_{}"} | {"≈": r"$\approx$", "±": r"$\pm$", "†": r"$^\dagger$", "–": "--"}
 
 
-def cell_text(cell: Cell | None, marks: Sequence[int] = ()) -> str:
-    """`85.1 ± 0.9 (3)`, `85.1 (1)`, or what became of its runs: `FAILED (2)`; then † if stale, then its notes."""
+def cell_text(cell: Cell | None, marks: Sequence[int] = (), *, tied: bool = False) -> str:
+    """`85.1 ± 0.9 (3)`, `85.1 (1)`, or what became of its runs: `FAILED (2)`; then ≈ if tied, † if stale, its notes."""
     if cell is None:
         return ABSENT
     if cell.scores:
         text = _score(cell)
     else:
         text = ", ".join(f"{state} ({count})" for state, count in sorted(cell.absent.items())) or ABSENT
-    text += "†" if cell.stale else ""
+    text += ("≈" if tied else "") + ("†" if cell.stale else "")
     return f"{text} [{','.join(map(str, marks))}]" if marks else text
 
 
@@ -72,16 +73,16 @@ def wide(grid: Grid, params: Sequence[str], bold: Callable[[str], str], plain: C
 
     numbers, _ = numbered(grid)
     variants = _variants(grid.rows)
-    told = [key for key in Row._fields if _varies(grid, key)]
+    told = [key for key in SHOWN if _varies(grid, key)]
     lines = []
     for row in grid.rows:
-        line = {"method": row.method, "settings": variants.get(row.settings, row.settings)}
+        line = {"method": row._replace(settings=variants.get(row.settings, row.settings)).title}
         line |= {"model": row.model, "budget": row.budget}
         line = {key: plain(text) for key, text in line.items() if key in told}
         for task in grid.tasks:
             cell = grid.cells.get((row, task))
             marks = sorted(numbers[note] for note in cell.notes if note in numbers) if cell else []
-            text = plain(cell_text(cell, marks))
+            text = plain(cell_text(cell, marks, tied=(row, task) in grid.tied))
             line[plain(task)] = bold(text) if (row, task) in grid.best else text
         line |= {name: plain(_params(grid, row, name)) for name in params}
         lines.append(line)
@@ -154,10 +155,14 @@ def _verdict(grid: Grid) -> list[str]:
         contested |= len(scored) > 1
         if len({cell.like for cell in scored}) > 1:
             lines.append(f"{task}: rows differ in data, metric or task settings, so their scores do not compare.")
+    over = "seeds and examples" if grid.items else "seeds"
+    how = f"paired over {over} (Welch's t without common seeds), 5 % after Holm's correction"
     if grid.best:
-        lines.append("Bold: the best of its column, separable from every other row (paired or Welch's t, Holm, 5 %).")
+        lines.append(f"Bold: the best of its column, separable from every other row: {how}.")
     elif contested:
         lines.append("No bold: no column's best row is separable from all others (t, Holm, 5 %; one seed never is).")
+    if grid.tied:
+        lines.append(f"≈: tied for the lead of its column: the best row, and those not separable from it ({how}).")
     return lines
 
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+WORDS = ("method", "model", "budget", "task", "settings", "device", "first", "second", "verdict", "over")
+
+
 def chosen(name: str | None, output: Path | None) -> str:
     """The format asked for, or the one of the file's suffix, or Markdown."""
     if name or output is None:
@@ -51,8 +54,6 @@ def frame(table: pd.DataFrame, note: str, name: str) -> str:
         body = [" & ".join(line) + r" \\" for line in [escaped, *cells]]
         head = [rf"\begin{{tabular}}{{{'l' * len(escaped)}}}", r"\toprule", body[0], r"\midrule"]
         return "\n".join([*head, *body[1:], r"\bottomrule", r"\end{tabular}", note.replace("%", r"\%")])
-    sides = [
-        "left" if name in ("method", "model", "budget", "task", "settings", "device") else "right" for name in table
-    ]
+    sides = ["left" if name in WORDS else "right" for name in table]
     written = table.to_markdown(index=False, disable_numparse=True, colalign=sides)
     return f"{written}\n\n{textwrap.fill(note, WIDTH)}".rstrip()

@@ -15,11 +15,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness import figures, output, page, provenance, published, record, runsheet
+from harness.bundle import Held
 from harness.cells import gather
 from harness.compare import compare
 from harness.errors import ConfigError, HarnessError
 from harness.figures import Point
-from harness.record import Record, Unreadable
 from harness.select import named, where
 from harness.sheet import Sheet, Shown, of_comparison, of_store
 from harness.verdict import NOT_COMPARABLE
@@ -33,7 +33,7 @@ MEANS = "Means with 95 % intervals over seeds (dots), and the paper's numbers (d
 RANKS = "Ranks that remain at the end, by matrix and layer:"
 
 
-def sheet(name: str | None, held: list[Record | Unreadable], *, include_stale: bool = False) -> Sheet:
+def sheet(name: str | None, held: list[Held], *, include_stale: bool = False) -> Sheet:
     """What the page shows: a published table, or the store."""
     if name is not None:
         table = published.load(name)

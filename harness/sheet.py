@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from harness import stats, twin
+from harness.bundle import Held, records
 from harness.cells import Cell
 from harness.compare import AVERAGE, Comparison, Entry
 from harness.identity import group
-from harness.record import DONE, Record, Unreadable
+from harness.record import DONE, Record
 
 OURS = "ours"
 
@@ -109,10 +110,10 @@ def _span(interval: stats.Interval | None) -> str:
     return "" if interval is None else f"{interval.low:.2f} to {interval.high:.2f}"
 
 
-def of_store(cells: list[Cell], remarks: list[str], held: Iterable[Record | Unreadable]) -> Sheet:
+def of_store(cells: list[Cell], remarks: list[str], held: Iterable[Held]) -> Sheet:
     """Everything in a store, method by task."""
     runs: dict[tuple[str, ...], list[Record]] = {}
-    for one in held:
+    for one in records(held):
         if isinstance(one, Record) and one.state == DONE:
             runs.setdefault(_place(one), []).append(one)
     rows, by_place = {}, {}

@@ -5,8 +5,9 @@
     python -m harness.table table=adalora_glue                a published table, our runs beside its numbers
 
 A cell is `mean ± half-width (n)`: the 95 % t interval over n seeds, of runs that differ in nothing else. Bold is the
-best of a column, if it is separable from every other row of it. Beneath stands all that is not in the numbers: runs
-that failed, stale ones, remarks, records that cannot be read. Exit code 0, or 2 for bad input.
+best of a column, if it is separable from every other row of it; rows that share the lead are marked ≈. Beneath
+stands all that is not in the numbers: runs that failed, stale ones, remarks, records that cannot be read. Exit code 0,
+or 2 for bad input.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import costs, index, layout, output, provenance, published, twin
+from harness import costs, index, layout, output, provenance, published, twin, versus
 from harness.bundle import Held
-from harness.cells import PARAMS, gather
+from harness.cells import PARAMS, Stale, gather
 from harness.compare import compare
 from harness.errors import HarnessError
+from harness.examples import Examples
 from harness.grid import grid
 from harness.select import named, select, where
 
@@ -32,16 +34,30 @@ EMPTY = """\
   python -m harness -m method=head,bitfit,lora,full seed=0,1,2"""
 
 
-def published_table(options: argparse.Namespace, name: str, held: list[Held]) -> str:
+def published_table(options: argparse.Namespace, name: str, held: list[Held], examples: Examples) -> str:
     """A published table beside our runs, as text."""
-    found = compare(published.load(name), held, stale=index.remembered(provenance.stale), include_stale=options.stale)
+    found = compare(published.load(name), held, stale=stale_by(options), include_stale=options.stale, examples=examples)
     written = output.chosen(options.format, options.output)
     text = twin.FORMATS[written](found, options.plain)
+    if options.pairs:
+        columns = {title: versus.pairs(found.column(key), examples) for key, title in found.columns.items()}
+        text += paired(columns, written, found.titles)
     if not options.costs:
         return text
     rows = {key: [run for entry in found.entries if entry.row.key == key for run in entry.ours.records]
             for key in found.table.rows}  # fmt: skip
     return f"{text}\n\n{output.frame(*costs.lean(costs.of_rows(rows)), written)}"
+
+
+def stale_by(options: argparse.Namespace) -> Stale:
+    """What makes a run stale: that present code is not what made it; nothing, where runs are shown as made."""
+    return (lambda _: []) if options.as_made else index.remembered(provenance.stale)
+
+
+def paired(columns: dict[str, list[versus.Pair]], written: str, named: dict[int, str] | None = None) -> str:
+    """The comparisons of our rows with each other, as a table beneath the table."""
+    few = "" if any(columns.values()) else " None: no column has two rows with two seeds or more, all fresh and alike."
+    return f"\n\n{output.frame(versus.frame(columns, named), versus.MEANING + few, written)}"
 
 
 def _names(text: str) -> list[str]:
@@ -60,7 +76,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("-o", dest="output", type=Path, metavar="FILE", help="write there instead of printing")
     parser.add_argument("--all-params", action="store_true", help="active, head and total parameters as well")
     parser.add_argument("--stale", action="store_true", help="average runs of other code or versions with fresh ones")
+    parser.add_argument("--as-made", action="store_true", help="do not ask whether present code would give the same")
     parser.add_argument("--costs", action="store_true", help="parameters, stored bytes, memory, speed and time as well")
+    parser.add_argument("--pairs", action="store_true", help="our rows against each other, paired, as well")
     parser.add_argument("--plain", action="store_true", help="table=NAME: the paper's numbers in its own layout")
     parser.add_argument(
         "--where", action="append", default=[], metavar="KEY=VALUE", help="only runs with this (train.select=best)"
@@ -74,15 +92,18 @@ def _run(options: argparse.Namespace) -> None:
     """Everything `main` does, with errors still raised."""
     name, written = named(options.table), output.chosen(options.format, options.output)
     wanted: dict[str, list[str]] = {part: getattr(options, part) for part in FILTERS}
-    held = where(select(index.bundles(options.root), wanted), options.where)
+    held, examples = where(select(index.bundles(options.root), wanted), options.where), Examples(options.root)
     if name is not None:
-        output.show(published_table(options, name, held), options.output)
+        output.show(published_table(options, name, held, examples), options.output)
         return
     if not held:
         print(EMPTY.format(root=options.root))
         return
-    found, remarks = gather(held, stale=index.remembered(provenance.stale), include_stale=options.stale)
-    text, aside = layout.FORMATS[written].write(grid(found, remarks), PARAMS if options.all_params else PARAMS[:1])
+    found, remarks = gather(held, stale=stale_by(options), include_stale=options.stale)
+    whole = grid(found, remarks, examples)
+    text, aside = layout.FORMATS[written].write(whole, PARAMS if options.all_params else PARAMS[:1])
+    if options.pairs:
+        text += paired({task: versus.pairs(whole.column(task), examples) for task in whole.tasks}, written)
     if options.costs:
         text += f"\n\n{output.frame(*costs.lean(costs.of_store(held)), written)}"
     output.show(text, options.output)

@@ -60,7 +60,7 @@ class Lines:
         half = f" ± {entry.interval.half_width:.2f}" if entry.interval else ""
         stale = "†" if entry.ours.cell and entry.ours.cell.stale else ""
         text = self.plain(f"{stats.mean(entry.ours.values):.2f}{half} ({len(entry.ours.scores)}){stale}")
-        return self.bold(text) if entry.best else text
+        return self.bold(text) if entry.best else f"{text}{self.plain('≈')}" if entry.tied else text
 
     def difference(self, entry: Entry) -> str:
         """Ours minus the paper's, with its sign."""
@@ -116,7 +116,7 @@ def beneath(comparison: Comparison, reasons: dict[str, int]) -> list[str]:
     table = comparison.table
     lines = [f"{table.title} ({_sources(comparison)})."]
     if comparison.has_runs:
-        lines += [*LEGEND, f"Margins: {_margins(comparison)}. {table.margin_reason}", _bold(comparison)]
+        lines += [*LEGEND, f"Margins: {_margins(comparison)}. {table.margin_reason}", *_leads(comparison)]
         lines += [f"[{number}] {reason}" for reason, number in reasons.items()]
     if table.average:
         lines.append(f"{table.average.title}: {table.average.convention}")
@@ -136,10 +136,13 @@ def _margins(comparison: Comparison) -> str:
     return "; ".join(f"±{margin:g} points ({', '.join(titles)})" for margin, titles in by_margin.items())
 
 
-def _bold(comparison: Comparison) -> str:
-    if any(entry.best for entry in comparison.entries):
-        return "Bold: the best of our column, separable from every other row of ours (paired or Welch's t, Holm, 5 %)."
-    return "No bold: in no column is our best row separable from all others of ours (t, Holm, 5 %)."
+def _leads(comparison: Comparison) -> list[str]:
+    """What bold and ≈ mean among our own rows."""
+    how = "paired over seeds and, where predictions are stored, examples; 5 % after Holm's correction"
+    best, tied = (any(getattr(entry, name) for entry in comparison.entries) for name in ("best", "tied"))
+    told = [f"Bold: the best of our column, separable from every other row of ours ({how})."] if best else []
+    told += [f"≈: our rows that share the lead of their column, not separable ({how})."] if tied else []
+    return told or ["No bold: in no column is our best row separable from all others of ours."]
 
 
 def _cell_remarks(comparison: Comparison) -> list[str]:

@@ -158,7 +158,7 @@ def test_a_worker_that_dies_leaves_its_share(tmp_path, monkeypatch):
     same(root)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     st.lists(
         st.builds(

@@ -54,7 +54,7 @@ def test_a_row_exactly(filled):
     assert [line[2] for line in block] == ["paper", "ours", "difference", "verdict", "would hold", "by chance"]
     mnli = [line[3] for line in block]
     assert mnli[0] == "90.65"
-    assert mnli[1].endswith("(5)") and " ± 0." in mnli[1]
+    assert mnli[1].endswith("(5)≈") and " ± 0." in mnli[1]
     assert mnli[3:] == ["reproduced", "", "inside"]
     assert "differs" in text and "under-powered" in text and "paper; not run" in text
     assert "Margins: ±0.5 points (MNLI m, MNLI mm," in text
