@@ -16,9 +16,11 @@ Sweep = dict[str, tuple[str, ...]]  # axis -> its values; their product is run
 
 
 def commands(comparison: Comparison) -> list[str]:
-    """As few sweeps as cover all cells that are not run, and no others."""
+    """As few sweeps as cover all cells that are not run and can be, and no others; then what conf lacks for the rest."""
     if not comparison.table.can_run:
         return []
+    impossible: dict[str, None] = {}
+    lacks: dict[str, None] = {}
     lacking: dict[tuple[tuple[str, ...], ...], list[str]] = defaultdict(list)
     for entry in comparison.entries:
         if entry.column == AVERAGE or entry.verdict.word != NOT_RUN or entry.published.value is None:
@@ -28,6 +30,10 @@ def commands(comparison: Comparison) -> list[str]:
         more += [f"train.select={setting.selection}"] if setting.selection != "unknown" else []
         seeds = ",".join(map(str, range(setting.seeds or SEEDS)))
         task = comparison.table.columns[entry.column].task
+        if absent(method=row.method):
+            impossible[f"# not run: no method {row.method} here yet"] = None
+            continue
+        lacks |= dict.fromkeys(absent(model=setting.model, budget=row.budget, task=task))
         tasks = lacking[(setting.model,), (row.method,), (row.budget,), (" ".join(more),), (seeds,)]
         if task not in tasks:
             tasks.append(task)
@@ -36,7 +42,8 @@ def commands(comparison: Comparison) -> list[str]:
     ]
     for axis in ("method", "model", "budget"):
         sweeps = _joined(sweeps, axis)
-    return [_command(sweep) for sweep in sweeps]
+    missing = [f"# not in conf yet: {', '.join(lacks)}"] if lacks else []
+    return [*map(_command, sweeps), *missing, *impossible]
 
 
 def _joined(sweeps: list[Sweep], axis: str) -> list[Sweep]:
@@ -56,13 +63,6 @@ def _command(sweep: Sweep) -> str:
     return " ".join(["python -m harness -m", *words, *filter(None, sweep["where"]), f"seed={sweep['seed'][0]}"])
 
 
-def absent(found: list[str]) -> list[str]:
-    """Options of these commands that conf has no file for, as `method=increlora`."""
-    groups = {path.name for path in paths.CONF.iterdir() if path.is_dir()}
-    named: dict[str, None] = {}
-    for word in (word for line in found for word in line.split()):
-        group, _, options = word.partition("=")
-        for option in options.split(",") if group in groups else ():
-            if not (paths.CONF / group / f"{option}.yaml").is_file():
-                named[f"{group}={option}"] = None
-    return list(named)
+def absent(**options: str) -> list[str]:
+    """Which of these options conf has no file for, as `method=hyperformer`."""
+    return [f"{group}={name}" for group, name in options.items() if not (paths.CONF / group / f"{name}.yaml").is_file()]

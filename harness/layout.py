@@ -159,7 +159,7 @@ def _verdict(grid: Grid) -> list[str]:
     how = f"paired over {over} (Welch's t without common seeds), 5 % after Holm's correction"
     if grid.best:
         lines.append(f"Bold: the best of its column, separable from every other row: {how}.")
-    elif contested:
+    elif contested and not grid.tied:
         lines.append("No bold: no column's best row is separable from all others (t, Holm, 5 %; one seed never is).")
     if grid.tied:
         lines.append(f"≈: tied for the lead of its column: the best row, and those not separable from it ({how}).")

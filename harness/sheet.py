@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from harness import stats, twin
+from harness import fill, stats, twin
 from harness.bundle import Held, records
 from harness.cells import Cell
 from harness.compare import AVERAGE, Comparison, Entry
@@ -67,7 +67,7 @@ def of_comparison(found: Comparison) -> Sheet:
     columns = list(found.columns.values())
     return Sheet(
         table.title, list(table.counts.values()), rows, columns, by_place,
-        twin.beneath(found, lines.reasons), twin.footer(found), table.average.title if table.average else "",
+        twin.beneath(found, lines.reasons), fill.commands(found), table.average.title if table.average else "",
     )  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def published_table(options: argparse.Namespace, name: str, held: list[Held], ex
         return text
     rows = {key: [run for entry in found.entries if entry.row.key == key for run in entry.ours.records]
             for key in found.table.rows}  # fmt: skip
-    return f"{text}\n\n{output.frame(*costs.lean(costs.of_rows(rows)), written)}"
+    return f"{text}\n\n{output.frame(*costs.lean(costs.of_rows(rows)), written)}" if found.has_runs else text
 
 
 def stale_by(options: argparse.Namespace) -> Stale:

@@ -161,16 +161,6 @@ def _cell_remarks(comparison: Comparison) -> list[str]:
     return [f"{names}: {text}" for text, names in named.items() if text]
 
 
-def footer(comparison: Comparison) -> list[str]:
-    """The commands that would fill what is not run."""
-    found = fill.commands(comparison)
-    if not found:
-        return []
-    lacks = fill.absent(found)
-    missing = [f"# not in conf yet: {', '.join(lacks)}"] if lacks else []
-    return [*found, *missing]
-
-
 def markdown(comparison: Comparison, plain: bool) -> str:
     """GitHub tables, one a band of columns, and a list."""
     lines = Lines(comparison, bold=lambda text: f"**{text}**", plain=lambda text: text.replace("|", "\\|"))
@@ -183,7 +173,7 @@ def markdown(comparison: Comparison, plain: bool) -> str:
     parts = ["\n\n".join(tables)]
     if not plain:
         parts.append("\n".join(_wrapped(f"- {line}") for line in beneath(comparison, lines.reasons)))
-        if found := footer(comparison):
+        if found := fill.commands(comparison):
             how = "What is not run:" if comparison.has_runs else "No runs yet; these commands would fill the table:"
             parts.append("\n".join([how, "", "```bash", *found, "```"]))
     return "\n\n".join(parts)
@@ -220,7 +210,7 @@ def latex(comparison: Comparison, plain: bool) -> str:
     sides = "".join("l" if name in ("method", "") else "r" for name in frame.columns)
     body = [" & ".join(line) + r" \\" for line in ([*frame.columns], *frame.itertuples(index=False))]
     notes = [] if plain else [rf"\par\noindent\footnotesize {escaped(s)}" for s in beneath(comparison, lines.reasons)]
-    notes += [] if plain else [f"% {line}" for line in footer(comparison)]
+    notes += [] if plain else [f"% {line}" for line in fill.commands(comparison)]
     head = [rf"\begin{{tabular}}{{{sides}}}", r"\toprule", body[0], r"\midrule"]
     return "\n".join([*head, *body[1:], r"\bottomrule", r"\end{tabular}", *notes])
 
@@ -232,7 +222,7 @@ def page(comparison: Comparison, plain: bool) -> str:
     lines = Lines(comparison, bold=lambda text: f"<strong>{text}</strong>", plain=html.escape)
     with pd.option_context("display.max_colwidth", None):
         table = stacked(comparison, lines, plain=plain).to_html(index=False, escape=False, border=0)
-    notes = [] if plain else [*beneath(comparison, lines.reasons), *footer(comparison)]
+    notes = [] if plain else [*beneath(comparison, lines.reasons), *fill.commands(comparison)]
     listed = "\n".join(f"<li>{html.escape(line)}</li>" for line in notes)
     title = html.escape(comparison.table.title)
     head = f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{title}</title>'

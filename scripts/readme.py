@@ -1,13 +1,14 @@
 """Writes README's table and figure from the records in results/reference; `--check` fails where README differs.
 
     python scripts/readme.py            rewrite the blocks between the markers, and results/figures/demo.svg
-    python scripts/readme.py --check    exit code 1 if README's table is not what the records give
+    python scripts/readme.py --check    exit code 1 if README's table or figure is not what the records give
 
 Every number on the page comes from a record: method, seeds and interval with it.
 """
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def table() -> str:
         str(STORE.relative_to(ROOT)),
         "--task",
         "demo/entailment",
-        "--stale",
+        "--as-made",
     ]
     return subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
 
@@ -50,8 +51,8 @@ def scores() -> dict[str, dict[str, list[float]]]:
     return found
 
 
-def draw() -> None:
-    """Accuracy by method and backbone: every seed a dot, the mean and its 95 % interval a bar."""
+def drawing() -> bytes:
+    """Accuracy by method and backbone: every seed a dot, the mean and its 95 % interval a bar. SVG."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -79,8 +80,15 @@ def draw() -> None:
         axis.spines[["top", "right"]].set_visible(False)
         axis.set_xlabel("accuracy, %")
     figure.tight_layout()
-    FIGURE.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(FIGURE, metadata={"Date": None, "Creator": "scripts/readme.py"}, facecolor="white")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "scripts/readme.py"}, facecolor="white")
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def numbers(svg: bytes) -> list[str]:
+    """What a figure shows, whatever version of matplotlib wrote it: where its marks stand, to a tenth of a point."""
+    return [f"{float(found):.1f}" for found in re.findall(rb'<use [^>]*x="([\d.]+)"', svg)]
 
 
 def replaced(text: str, block: str, content: str) -> str:
@@ -108,9 +116,12 @@ def main() -> None:
     if "--check" in sys.argv[1:]:
         if old != new:
             raise SystemExit("README.md differs from what results/reference gives; run python scripts/readme.py")
+        if not FIGURE.is_file() or numbers(FIGURE.read_bytes()) != numbers(drawing()):
+            raise SystemExit(f"{FIGURE.name} differs from what results/reference gives; run python scripts/readme.py")
         return
     readme.write_text(new, encoding="utf-8")
-    draw()
+    FIGURE.parent.mkdir(parents=True, exist_ok=True)
+    FIGURE.write_bytes(drawing())
     print(f"wrote README.md and {FIGURE.relative_to(ROOT)}")
 
 

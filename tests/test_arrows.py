@@ -52,9 +52,9 @@ ARROWS = {
     "feed": {"config", "data", "errors", "losses"},
     "monitor": {"errors"},
     "train": {
-        "checkpoint", "config", "data", "distributed", "errors", "feed", "interrupt", "losses", "monitor", "optimizer",
-        "schedule", "update",
+        "checkpoint", "config", "data", "distributed", "errors", "feed", "loop", "losses", "monitor", "schedule", "update",
     },
+    "loop": {"checkpoint", "config", "errors", "interrupt", "monitor", "optimizer", "schedule", "update"},
     "update": {"device", "distributed", "errors", "feed", "losses", "optimizer"},
     "evaluate": {"answers", "config", "data", "metrics"},
     "run": {
@@ -94,7 +94,7 @@ ARROWS = {
         "published", "select", "twin", "versus",
     },
     "figures": set(),
-    "sheet": {"bundle", "cells", "compare", "identity", "record", "stats", "twin"},
+    "sheet": {"bundle", "cells", "compare", "fill", "identity", "record", "stats", "twin"},
     "page": {"paths", "sheet", "verdict"},
     "runsheet": {"figures", "page", "record", "sheet"},
     "report": {

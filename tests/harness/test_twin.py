@@ -112,10 +112,15 @@ def test_the_commands_cover_what_is_not_run(filled):
     assert fill.commands(compare(published.load("lora_gpt3"), [], stale=fresh)) == []
 
 
-def test_options_that_conf_lacks_are_named():
-    assert fill.absent(["python -m harness -m method=lora,nonesuch task=glue/rte,glue/none train.select=best"]) == [
-        "method=nonesuch", "task=glue/none",
-    ]  # fmt: skip
+def test_options_that_conf_lacks_are_named(tmp_path, monkeypatch):
+    assert fill.absent(method="nonesuch", task="glue/rte", model="t5_base") == ["method=nonesuch"]
+    found = fill.commands(compare(published.load("propetl_glue_multi"), [], stale=fresh))
+    assert found[-1] == "# not run: no method hyperformer here yet"
+    assert not any("hyperformer" in line for line in found[:-1]), "no command that would fail"
+    (tmp_path / "method").mkdir()
+    monkeypatch.setattr(fill.paths, "CONF", tmp_path)
+    (tmp_path / "method/lora.yaml").touch()
+    assert "# not in conf yet: " in "\n".join(fill.commands(compare(published.load("adalora_glue"), [], stale=fresh)))
 
 
 def test_html_is_escaped():
