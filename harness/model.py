@@ -209,7 +209,22 @@ def attach(model: PreTrainedModel, config: PeftConfig, *, seed: int) -> PeftMode
         try:
             return peft.get_peft_model(model, config, autocast_adapter_dtype=True)
         except ValueError as error:
-            raise ConfigError(f"the method does not fit this backbone: {error}") from error
+            raise ConfigError(f"the method does not fit this backbone: {_unmatched(model, config) or error}") from error
+
+
+def _unmatched(model: nn.Module, config: PeftConfig) -> str:
+    """What to say where targets of a method of peft's match nothing: peft itself does not say what there is."""
+    from peft.tuners.tuners_utils import check_target_module_exists
+    from torch import nn
+
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    targets = getattr(config, "target_modules", None) if type(config).__module__.startswith("peft.") else None
+    if not targets or any(check_target_module_exists(config, name) for name in linears):
+        return ""
+    called = ", ".join(sorted({name.rpartition(".")[2] for name in linears}))
+    return (
+        f"target_modules={targets} matches no module of {type(model).__name__}; its linear layers are called {called}"
+    )
 
 
 def count(model: PeftModel, active: int | None) -> Params:

@@ -238,6 +238,16 @@ def test_a_rank_above_the_matrix_is_one_message(method, words):
         budget._attached(network, found.method, found.model, CLASSES)
 
 
+@pytest.mark.parametrize("method", ["lora", "ia3", "adalora", "adalora_peft"])
+def test_targets_that_match_nothing_are_one_message(method):
+    found = composed(f"method={method}", "method.target_modules=[nothing]")
+    network = model.skeleton(found.model, embedded(found.model.path), CLASSES)
+    with pytest.raises(
+        ConfigError, match=r"nothing.* matches no module of Deb.*; its linear layers are called .*query"
+    ):
+        budget._attached(network, found.method, found.model, CLASSES)
+
+
 def test_a_level_is_a_ceiling_on_other_backbones_and_for_other_methods():
     section, told = solved("lora", "budget=0.3M", name="demo_deberta")
     assert section["r"] > 2 and "331,776" in told[0]
