@@ -15,7 +15,8 @@ Reading order, and the direction of imports (an arrow never points back; tests/t
     model, directory, snapshot   backbone and method; where it is; its files from the hub
     budget                       the parameter budget
     quantization, codes          the backbone in 4 or 8 bits, and back; what the codes are, written out
-    train       the loop, over accelerate
+    train       the training, over accelerate
+    loop, update, distributed    its stages and evaluations; one update; several processes for one run
     feed, schedule, optimizer, losses, monitor    its batches, rates, AdamW, objective, learning curve
     predict, submission          a finished run on rows with hidden labels; the benchmarks' files
     evaluate, cost               scores from logits or generated text; seconds, tokens, peak and stored bytes
@@ -28,7 +29,8 @@ Reading order, and the direction of imports (an arrow never points back; tests/t
                 write out); versus, examples (our rows against each other, paired over seeds and examples)
                 a published one:  paper, published, doubts (as data, read, what does not follow from its own numbers)
                 match, verdict, compare, fill, twin  (our runs for its cells, judged, beside it; commands; written out)
-    report      the same as a page:  sheet, runsheet, figures, page  (content, one cell's runs, SVG, HTML)
+    report      the same as a page:  sheet, runsheet, page  (content, one cell's runs, HTML)
+                drawing, figures, traces, ranking  (SVG and PNG; of tables; of runs while they train; ranks over tasks)
     stats, itemwise              intervals and tests over seeds; over examples
 
 `methods` knows torch, transformers and peft, never this package; this package imports of it `methods.hooks` (and

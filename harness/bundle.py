@@ -57,3 +57,23 @@ def records(held: Iterable[Held]) -> list[Record | Unreadable]:
     for one in held:
         found += one.records() if isinstance(one, Bundle) else [one]
     return found
+
+
+def problem(record: Record) -> str | None:
+    """Why a readable record cannot stand in a table, or None."""
+    try:
+        for part in ("model", "budget", "method", "task"):
+            record.identity[part]["name"]
+        seed = record.identity["seed"]
+        main = record.science["main"] if record.state == DONE else {"score": 0.0, "metric": "", "split": ""}
+        score, labels = main["score"], (main["metric"], main["split"])
+    except (KeyError, TypeError) as error:
+        return f"its identity or score lacks {error}"
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        return f"its seed is {seed!r}, not an integer"
+    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+        return f"its score is {score!r}, not a finite number"
+    task = record.identity["task"]
+    reported = (task.get("score", labels[0]), task.get("reports", labels[1]))
+    same = record.state != DONE or labels == reported
+    return None if same else f"it holds {labels[0]} on {labels[1]}, its task reports {' on '.join(reported)}"

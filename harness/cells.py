@@ -7,14 +7,13 @@ of the data, doubled or unreadable leave a note.
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from harness import identity, stats
-from harness.bundle import Bundle, Held, single
+from harness.bundle import Bundle, Held, problem, single
 from harness.labels import labels
 from harness.record import DONE, RUNNING, Record, Unreadable
 
@@ -114,26 +113,6 @@ def _like(kept: dict[str, Any], known: dict[Any, str]) -> str:
     if key not in known:
         known[key] = identity.digest([kept["task"], data, limits])
     return known[key]
-
-
-def problem(record: Record) -> str | None:
-    """Why a readable record cannot stand in a table, or None."""
-    try:
-        for part in ("model", "budget", "method", "task"):
-            record.identity[part]["name"]
-        seed = record.identity["seed"]
-        main = record.science["main"] if record.state == DONE else {"score": 0.0, "metric": "", "split": ""}
-        score, labels = main["score"], (main["metric"], main["split"])
-    except (KeyError, TypeError) as error:
-        return f"its identity or score lacks {error}"
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        return f"its seed is {seed!r}, not an integer"
-    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
-        return f"its score is {score!r}, not a finite number"
-    task = record.identity["task"]
-    reported = (task.get("score", labels[0]), task.get("reports", labels[1]))
-    same = record.state != DONE or labels == reported
-    return None if same else f"it holds {labels[0]} on {labels[1]}, its task reports {' on '.join(reported)}"
 
 
 def _usable(held: Iterable[Held]) -> tuple[dict[str, list[Bundle]], list[str]]:

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness import identity
-from harness.bundle import Held, records
-from harness.cells import problem
+from harness.bundle import Held, problem, records
 from harness.labels import labels
 from harness.record import DONE, Record
 
@@ -45,6 +44,18 @@ def line(runs: Sequence[Record]) -> dict[str, str]:
         "runs": str(len(costs)),
         "device": ", ".join(devices) or NONE,
     }
+
+
+def measured(runs: Sequence[Record]) -> dict[str, float]:
+    """What runs cost, for a figure: axis -> median. Axes that no run measured are left out."""
+    done = [run for run in runs if run.state == DONE]
+    params = [run.science.get("params") or {} for run in done]
+    stored = [8 * size for size in _known([run.cost for run in done], "stored_bytes")]
+    found = {
+        "adapter parameters": _known(params, "adapter"), "bits stored": stored,
+        "seconds of training": _known([run.cost for run in done], "train_seconds"),
+    }  # fmt: skip
+    return {name: float(statistics.median(values)) for name, values in found.items() if values}
 
 
 def _known(parts: Iterable[dict[str, Any]], name: str) -> list[int]:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 
-from harness import itemwise, scores
+from harness import itemwise
 from harness.cells import Cell
 
-# Scores that are no mean over examples, from predictions and targets; what stands here as None is one.
-SCORES: dict[str, Callable[[np.ndarray, np.ndarray], float] | None] = {
-    "accuracy": None, "f1": scores.f1, "matthews": scores.matthews, "pearson": scores.pearson,
-    "spearman": scores.spearman,
-}  # fmt: skip
+MEANS = ("accuracy",)  # over examples
+OTHERS = ("f1", "matthews", "pearson", "spearman")  # of predictions and targets together: functions of harness.scores
 
 
 class Examples:
@@ -32,7 +29,7 @@ class Examples:
             the score is no mean over examples.
         """
         seeds = sorted(a.runs.keys() & b.runs.keys())
-        if len(seeds) < 2 or (a.metric, a.split) != (b.metric, b.split) or a.metric not in SCORES:
+        if len(seeds) < 2 or (a.metric, a.split) != (b.metric, b.split) or a.metric not in (*MEANS, *OTHERS):
             return None
         left, right = (self._matrix(cell, seeds) for cell in (a, b))
         return None if left is None or right is None or left.shape != right.shape else (left, right)
@@ -42,16 +39,18 @@ class Examples:
         whole = [one for one in found if one is not None]
         if len(whole) < len(found) or any(not np.array_equal(one[1], whole[0][1]) for one in whole):
             return None
-        if SCORES[cell.metric] is None:
+        if cell.metric in MEANS:
             return np.stack([100.0 * (said == target) for said, target in whole])
         return np.stack([np.stack([said, target], axis=-1) for said, target in whole]).astype(float)
 
 
 def score_of(metric: str) -> itemwise.Score:
     """Such a matrix -> the mean over seeds of a score in percent."""
-    function = SCORES[metric]
-    if function is None:
+    if metric in MEANS:
         return itemwise.mean
+    from harness import scores  # which needs what takes a second to import
+
+    function = getattr(scores, metric)
     return lambda matrix: 100.0 * float(np.mean([function(run[:, 0], run[:, 1]) for run in matrix]))
 
 

@@ -11,13 +11,11 @@ configuration, recipe, losses, curve and trace, and share what they have in comm
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -148,20 +146,9 @@ def remembered(stale: Stale) -> Stale:
     return ask
 
 
-@contextlib.contextmanager
-def no_collection() -> Iterator[None]:
-    """Without the garbage collector, which would look through a million new objects again and again."""
-    on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        (gc.enable if on else gc.disable)()
-
-
 def _current(root: Path) -> tuple[Index, dict[str, Unreadable]]:
     """The index, brought up to date and kept; and what cannot be read, by name."""
-    with no_collection():
+    with skim.no_collection():
         held, (names, stamps) = _load(root / NAME), _files(root)
         if held.names == names and held.stamps == stamps:
             return held, {}

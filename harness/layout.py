@@ -107,14 +107,15 @@ def _params(grid: Grid, row: Row, name: str) -> str:
     return ABSENT if not counts else "–".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
 
 
+def legends(grid: Grid, params: Sequence[str]) -> list[str]:
+    """What numbers and marks mean."""
+    named = ", ".join(f"{name} = {MEANING[name]}" for name in params)
+    return [_legend(grid), f"Parameters: {named}.", *_shared(grid), *_verdict(grid)]
+
+
 def beneath(grid: Grid, params: Sequence[str]) -> list[str]:
     """Everything a reader must know that the cells do not say, one text a line."""
-    lines = [
-        _legend(grid),
-        f"Parameters: {', '.join(f'{name} = {MEANING[name]}' for name in params)}.",
-        *_shared(grid),
-        *_verdict(grid),
-    ]
+    lines = legends(grid, params)
     lines += [f"{name}: {settings}" for settings, name in _variants(grid.rows).items()]
     numbers, everywhere = numbered(grid)
     lines += [f"All scores: {note.text}" for note in everywhere]

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from harness.bundle import Bundle, Held, single
-from harness.cells import Cell, Row, Stale, gather, problem
+from harness.bundle import Bundle, Held, problem, single
+from harness.cells import Cell, Row, Stale, gather
 from harness.identity import group
 from harness.paper import Column, Line, Published, Table
 from harness.record import DONE, Record, Unreadable

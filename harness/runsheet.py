@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from harness import figures, page
+from harness import costs, page, traces
+from harness.drawing import Drawn
 from harness.record import Record
 from harness.sheet import Shown
-
-LAYER = re.compile(r"^(?P<before>.*?)\.(?P<layer>\d+)\.(?P<after>.*)$")
 
 
 def parts(cell: Shown, root: Path) -> Iterator[str]:
     """The pieces of HTML of a cell's page. root: the store, for predictions."""
     if not cell.records:
         return
-    yield page.table(
-        "Runs", ["seed", "score", "commit", "device", "train s", "made"], [_run(cell, run) for run in cell.records]
-    )
-    if points := _curves(cell):
-        yield figures.curves(points, cell.metric, page.anchor(cell))
-    if held := ranks(cell.records[0]):
-        seed = cell.records[0].identity["seed"]
-        yield figures.heat(held, f"Ranks at the end, seed {seed}", f"ranks-{page.anchor(cell)}")
+    heads = ["seed", "score", "commit", "device", "train s", "made"]
+    yield page.table("Runs", heads, [_run(cell, run) for run in cell.records])
+    yield from (drawn.element() for drawn in drawings(cell))
     yield from _confusion(cell, root)
+    yield page.table("Cost", ["", ""], [[name, text] for name, text in costs.line(cell.records).items()])
     for run in cell.records:
         yield page.block(f"Command of seed {run.identity['seed']}: {run.id}", command(run))
     yield page.block(
@@ -37,6 +30,27 @@ def parts(cell: Shown, root: Path) -> Iterator[str]:
     )
     versions = json.dumps(cell.records[0].code, indent=1, sort_keys=True)
     yield page.block("Versions, and digests of the code that made the numbers", versions)
+
+
+def drawings(cell: Shown) -> Iterator[Drawn]:
+    """Learning curves, and where a method allocates ranks: where they are at the end, and how they got there."""
+    name, first = page.anchor(cell), cell.records[0]
+    if points := curve(cell):
+        yield traces.curves({"mean" if len(points) > 1 else cell.row: points}, cell.metric, f"curves-{name}")
+    seed = first.identity["seed"]
+    if held := traces.final(first):
+        yield traces.heat(held, f"Ranks at the end, seed {seed}", f"ranks-{name}")
+    past = {f"seed {run.identity['seed']}": traces.history(run) for run in cell.records}
+    if len(moments := past[f"seed {seed}"]) > 1:
+        yield traces.over_time(moments, f"Ranks, seed {seed}", f"time-{name}")
+        matrix, layer = traces.telling(moments)
+        yield traces.of_one(past, matrix, layer, f"matrix-{name}")
+
+
+def curve(cell: Shown) -> list[traces.Series]:
+    """A cell's learning curves, of runs that were evaluated more than once."""
+    found = [traces.series(run, cell.metric) for run in cell.records]
+    return [one for one in found if len(one) > 1]
 
 
 def _run(cell: Shown, run: Record) -> list[str]:
@@ -62,16 +76,6 @@ def _home(text: str) -> str:
     return text.replace(home, "~") if len(home) > 1 else text
 
 
-def _curves(cell: Shown) -> dict[str, list[tuple[float, float]]]:
-    """Seed -> (step, score) of each evaluation that has this metric."""
-    found = {}
-    for run in cell.records:
-        rows = [row for row in run.science.get("curve") or [] if isinstance(row.get(cell.metric), int | float)]
-        if len(rows) > 1:
-            found[f"seed {run.identity['seed']}"] = [(float(row["step"]), float(row[cell.metric])) for row in rows]
-    return found
-
-
 def _confusion(cell: Shown, root: Path) -> Iterator[str]:
     """Which class was taken for which, summed over the seeds; nothing where predictions are not classes."""
     import pandas as pd
@@ -94,17 +98,3 @@ def _confusion(cell: Shown, root: Path) -> Iterator[str]:
     ]
     title = f"Confusion, {len(cell.records)} runs together" if len(cell.records) > 1 else "Confusion"
     yield page.table(title, ["", *(f"said {name}" for name in labels)], rows)
-
-
-def ranks(run: Record) -> dict[str, dict[str, float]]:
-    """Matrix -> layer -> rank at the end of a run; {} for methods that allocate none."""
-    found: dict[str, dict[str, float]] = {}
-    held: Any = (run.science.get("trace") or {}).get("ranks")
-    names = [match for name in held if (match := LAYER.match(str(name)))] if isinstance(held, dict) else []
-    stacks = {match["before"] for match in names}
-    for match in names:
-        stack = f"{match['before'].split('.')[-2]} " if len(stacks) > 1 and "." in match["before"] else ""
-        value = held[match[0]]
-        if isinstance(value, int | float):
-            found.setdefault(f"{stack}{match['after']}", {})[match["layer"]] = float(value)
-    return dict(sorted(found.items()))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from harness.bundle import Bundle, Held
-from harness.cells import problem
+from harness.bundle import Bundle, Held, problem
 from harness.errors import ConfigError, unknown
 from harness.match import at
 from harness.record import Record, Unreadable

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from harness import fill, stats, twin
+from harness import costs, fill, layout, stats, twin
 from harness.bundle import Held, records
-from harness.cells import Cell
+from harness.cells import PARAMS, Cell
 from harness.compare import AVERAGE, Comparison, Entry
-from harness.identity import group
+from harness.grid import Grid
 from harness.record import DONE, Record
 
 OURS = "ours"
+LEADS = {"best": " (best)", "tied": "≈", "": ""}  # of its column; ties are marked alike in every format
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Shown:
 
     Attributes:
         word: the verdict, OURS for runs without a published number, or "" for none. lines: (label, text) in the cell.
-        facts: (label, text) of its page. paper, mean, interval: numbers for the figures. params: adapter parameters.
+        facts: (label, text) of its page. paper, mean, interval: numbers for the figures. params: adapter parameters, as
+            the paper counts them or as ours has them; costs: what ours cost, by the name of a figure's axis.
     """
 
     row: str
@@ -36,6 +38,8 @@ class Shown:
     interval: stats.Interval | None = None
     params: float | None = None
     metric: str = ""
+    costs: dict[str, float] = field(default_factory=dict)
+    cell: Cell | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ def _distinct(titles: dict[str, str]) -> dict[str, str]:
 def _compared(entry: Entry, row: str, lines: twin.Lines) -> Shown:
     """A published cell."""
     setting, verdict, published = entry.published.setting, entry.verdict, entry.published
-    shown = [("paper", lines.paper(entry)), ("ours", lines.ours(entry)), ("difference", lines.difference(entry))]
+    lead = LEADS["best"] if entry.best else ""  # a tie is marked already
+    shown = [("paper", lines.paper(entry)), ("ours", lines.ours(entry) + lead), ("difference", lines.difference(entry))]
     shown += [("holds at", lines.settle(entry) + (" seeds" if verdict.more_seeds else ""))]
     lines.verdict(entry)  # numbers its reasons
     seeds = f"{setting.seeds_claimed or 'not said'} claimed, {setting.seeds_inferred or 'none'} inferred"
@@ -102,7 +107,7 @@ def _compared(entry: Entry, row: str, lines: twin.Lines) -> Shown:
         row, entry.title, word, [line for line in shown if line[1]], [fact for fact in facts if fact[1]],
         entry.ours.records if entry.column != AVERAGE else (), entry.ours.scores, published.value,
         stats.mean(entry.ours.values) if entry.ours.scores else None, entry.interval,
-        count.computed if count else None, entry.metric,
+        count.computed if count else None, entry.metric, costs.measured(entry.ours.records), entry.ours.cell,
     )  # fmt: skip
 
 
@@ -110,42 +115,34 @@ def _span(interval: stats.Interval | None) -> str:
     return "" if interval is None else f"{interval.low:.2f} to {interval.high:.2f}"
 
 
-def of_store(cells: list[Cell], remarks: list[str], held: Iterable[Held]) -> Sheet:
+def of_store(whole: Grid, held: Iterable[Held]) -> Sheet:
     """Everything in a store, method by task."""
-    runs: dict[tuple[str, ...], list[Record]] = {}
-    for one in records(held):
-        if isinstance(one, Record) and one.state == DONE:
-            runs.setdefault(_place(one), []).append(one)
+    runs = {one.id: one for one in records(held) if isinstance(one, Record) and one.state == DONE}
     rows, by_place = {}, {}
-    for cell in cells:
-        name = " ".join(filter(None, (cell.row.method, f"({cell.row.settings})" if cell.row.settings else "")))
-        row = name if len({other.row.model for other in cells}) == 1 else f"{name}, {cell.row.model}"
-        row += "" if cell.row.budget == "default" else f", {cell.row.budget}"
-        rows[row] = [f"{count:,}" for count in cell.params.get("adapter", [])[:1]] or ["–"]
-        members = runs.get((cell.row.method, cell.row.model, cell.row.budget, cell.task), [])
-        mine = [one for one in members if cell.scores.get(one.identity["seed"]) == one.science["main"]["score"]]
-        by_place[row, cell.task] = _own(cell, row, tuple(mine))
+    one_model = len({row.model for row in whole.rows}) == 1
+    for (row, task), cell in sorted(whole.cells.items()):
+        title = row.title if one_model else f"{row.title}, {row.model}"
+        title += "" if row.budget == "default" else f", {row.budget}"
+        rows[title] = [f"{count:,}" for count in cell.params.get("adapter", [])[:1]] or ["–"]
+        lead = "tied" if (row, task) in whole.tied else "best" if (row, task) in whole.best else ""
+        mine = tuple(runs[cell.runs[seed]] for seed in sorted(cell.runs))
+        by_place[title, task] = _own(cell, title, mine, lead)
     return Sheet(
-        "What the results store holds", ["adapter parameters"], rows, sorted({cell.task for cell in cells}), by_place,
-        remarks, [],
+        "What the results store holds", ["adapter parameters"], rows, whole.tasks, by_place,
+        [*layout.legends(whole, PARAMS[:1]), *whole.remarks], [],
     )  # fmt: skip
 
 
-def _place(one: Record) -> tuple[str, ...]:
-    return tuple(str(one.identity[part]["name"]) for part in ("method", "model", "budget", "task"))
-
-
-def _own(cell: Cell, row: str, records: tuple[Record, ...]) -> Shown:
+def _own(cell: Cell, row: str, kept: tuple[Record, ...], lead: str) -> Shown:
     """A cell of the store's table."""
     mean = stats.mean(cell.values) if cell.scores else None
     half = f" ± {cell.interval.half_width:.2f}" if cell.interval else ""
-    lines = [] if mean is None else [("ours", f"{mean:.2f}{half} ({len(cell.scores)})")]
+    lines = [] if mean is None else [("ours", f"{mean:.2f}{half} ({len(cell.scores)}){LEADS[lead]}")]
     lines += [(state, str(count)) for state, count in sorted(cell.absent.items())]
     facts = [*lines, ("metric", f"{cell.metric} on {cell.split}")]
     facts += [(f"remark ({len(runs)})", note.text) for note, runs in cell.notes.items()]
     params = float(cell.params["adapter"][0]) if cell.params.get("adapter") else None
-    kept = records if len({group(one.identity) for one in records}) <= 1 else ()
     return Shown(
         row, cell.task, OURS if cell.scores else "", lines, facts, kept, cell.scores, None, mean, cell.interval,
-        params, cell.metric,
+        params, cell.metric, costs.measured(kept), cell,
     )  # fmt: skip

@@ -6,11 +6,13 @@ standard output, so that several processors can read at once.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import pickle
 import re
 import sys
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -173,8 +175,19 @@ def all_of(root: Path, names: list[str]) -> dict[str, Skimmed | str]:
     return found
 
 
+@contextlib.contextmanager
+def no_collection() -> Iterator[None]:
+    """Without the garbage collector, which would look through a million new objects again and again."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        (gc.enable if on else gc.disable)()
+
+
 def main() -> None:
     """The worker of `harness.index`."""
     root, names = pickle.load(sys.stdin.buffer)  # noqa: S301 (from our own parent)
-    gc.disable()  # it would look through a million new objects again and again
-    pickle.dump(all_of(root, names), sys.stdout.buffer, protocol=pickle.HIGHEST_PROTOCOL)
+    with no_collection():
+        pickle.dump(all_of(root, names), sys.stdout.buffer, protocol=pickle.HIGHEST_PROTOCOL)

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import costs, index, layout, output, provenance, published, twin, versus
+from harness import costs, index, layout, output, provenance, published, skim, twin, versus
 from harness.bundle import Held
 from harness.cells import PARAMS, Stale, gather
 from harness.compare import compare
@@ -114,7 +114,7 @@ def _run(options: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table; returns the exit code."""
     try:
-        with index.no_collection():
+        with skim.no_collection():
             _run(_arguments(argv))
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import fresh, made, seeds
 
-from harness.cells import Note, gather, problem
+from harness.bundle import problem
+from harness.cells import Note, gather
 from harness.record import DONE, RUNNING, STATES, Unreadable
 
 OTHER = {"differs": ["harness.train", "torch"]}

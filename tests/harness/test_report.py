@@ -10,7 +10,7 @@ from browser import CHROMIUM, Browser
 from made import fresh, made, seeds, store
 from twins import runs
 
-from harness import figures, page, provenance, published, report, runsheet
+from harness import figures, page, provenance, published, report, runsheet, traces
 from harness.record import Unreadable
 
 EVIL = "</pre><script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
@@ -102,7 +102,7 @@ def test_it_shows_what_is_behind_a_cell(built):
     text = (built / "twin.html").read_text()
     wanted = (
         "Confusion, 2 runs together", "Command of seed 0", "Ranks at the end, seed 0", "Learning curves of 2 runs", "✓",
-        "abcabcabcabc + changes", "Score against adapter parameters", "≠ ", "unreadable:", "What is not run",
+        "abcabcabcabc + changes", "Score against what it costs", "≠ ", "unreadable:", "What is not run",
     )  # fmt: skip
     for words in wanted:
         assert words in text, words
@@ -120,21 +120,20 @@ def test_no_home_directory(root, monkeypatch, tmp_path):
 def test_ranks_by_matrix_and_layer():
     one = made()
     one.science["trace"] = {"ranks": {"model.encoder.layers.0.fc1": 3, "model.decoder.layers.11.fc1": 4, "odd": 1}}
-    assert runsheet.ranks(one) == {"decoder fc1": {"11": 4.0}, "encoder fc1": {"0": 3.0}}
-    assert runsheet.ranks(made()) == {}
+    assert traces.final(one) == {"decoder fc1": {"11": 4.0}, "encoder fc1": {"0": 3.0}}
+    assert traces.final(made()) == {}
 
 
 def test_the_same_records_give_the_same_page(root, built, tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "stale", fresh)
     held = [*seeds("lora", [80.0, 81.0, 82.0])]
-    first = report.render(report.sheet(None, held), tmp_path)
-    assert report.render(report.sheet(None, held), tmp_path) == first
+    first = report.render(report.sheet(None, held, stale=fresh), tmp_path)
+    assert report.render(report.sheet(None, held, stale=fresh), tmp_path) == first
 
 
 def test_figures_are_plain_svg():
-    text = figures.pareto(
-        "<T> $x$", [figures.Point("a&b", 1e5, 80.0, 79.0, 81.0), figures.Point("c", 1e6, 82.0, paper=True)], "x"
-    )
+    points = [figures.Point("a&b", 1e5, 80.0, 79.0, 81.0), figures.Point("c", 1e6, 82.0, paper=True)]
+    text = figures.pareto("<T> $x$", {"adapter parameters": points, "bits stored": points}, "x").element()
     assert text.startswith("<svg role=")
     assert "style=" not in text and "<style" not in text and "currentColor" in text
     assert "100k" in text and "a&amp;b" in text
@@ -153,7 +152,7 @@ def test_bad_input(capsys, tmp_path):
 
 
 def test_without_runs_the_paper_stands_alone(tmp_path):
-    text = report.render(report.sheet("qlora_t5_superni", [Unreadable(Path("x"), "x is cut")]), tmp_path)
+    text = report.render(report.sheet("qlora_t5_superni", [Unreadable(Path("x"), "x is cut")], stale=fresh), tmp_path)
     assert "62.0" in text and "python -m harness -m" in text and "x is cut" in text
     assert page.asset("report.js") in text
 
