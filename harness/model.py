@@ -228,8 +228,9 @@ def _unmatched(model: nn.Module, config: PeftConfig) -> str:
 
 
 def count(model: PeftModel, active: int | None) -> Params:
-    """Parameters that train, adapter and head apart, and all there are. `active`: what survives, where it is less."""
+    """Parameters of adapter and head, apart, and all there are. `active`: what survives, where it is less."""
     from harness.quantization import size as values
+    from methods.hooks import find
 
     adapter = head = total = 0
     for name, parameter in model.named_parameters():
@@ -238,4 +239,6 @@ def count(model: PeftModel, active: int | None) -> Params:
         if parameter.requires_grad:
             in_head = ".modules_to_save." in name
             head, adapter = head + size * in_head, adapter + size * (not in_head)
+    own = find(model).adapter_params()
+    adapter = adapter if own is None else own
     return Params(adapter, head, total, adapter if active is None else active)

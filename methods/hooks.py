@@ -17,8 +17,7 @@ with gradient accumulation `loss` and `penalty` once a micro-batch):
     hooks.on_train_end()
 
 `step` counts optimiser steps from 0 over the whole training, phases included. The place is part of the method: AdaLoRA
-prunes after the step, IncreLoRA grows before it. Between two steps a loop may ask for `training_state()`, to give it back
-later with the parameters and buffers of that moment.
+prunes after the step, IncreLoRA grows before it. Between steps a loop may ask for `training_state()` and give it back.
 """
 
 from __future__ import annotations
@@ -41,7 +40,6 @@ class Phase:
     """One stage of training with its own set of trained parameters.
 
     Args:
-        name: what the method calls it.
         fraction: its share of all optimiser steps; the fractions of a method's phases sum to 1.
         learning_rate: its own base rate, or None for the run's.
     """
@@ -105,6 +103,10 @@ class Hooks:
         """What will be left after training where that is not what is built: at uniform allocation, and at most."""
         return None
 
+    def adapter_params(self) -> int | None:
+        """Parameters of the adapter, those included that the last phase froze; None: what requires a gradient."""
+        return None
+
     def active_params(self) -> int | None:
         """How many of the allocated parameters survive (pruning, masks); None means all."""
         return None
@@ -114,9 +116,9 @@ class Hooks:
         return {}
 
     def training_state(self) -> dict[str, Any]:
-        """What training needs beside parameters and buffers to go on as if it had never stopped, between two steps.
+        """What training needs beside parameters and buffers to go on as if it had never stopped, between two steps:
 
-        Moving averages, ranks, counters, what `prepare` found: tensors and JSON values in nested dictionaries and lists.
+        averages, ranks, counters, what `prepare` found; tensors and JSON values in nested dictionaries and lists.
         """
         return {}
 
@@ -151,12 +153,9 @@ def optimizer_groups(model: nn.Module, learning_rate: float, weight_decay: float
     groups = [{"weight_decay": weight_decay} | group for group in find(model).param_groups(learning_rate)]
     taken = {id(parameter) for group in groups for parameter in group["params"]}
     rest = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in taken]
-    decayed = [parameter for parameter in rest if parameter.dim() > 1]
-    kept = [parameter for parameter in rest if parameter.dim() <= 1]
-    groups += [
-        {"params": decayed, "lr": learning_rate, "weight_decay": weight_decay},
-        {"params": kept, "lr": learning_rate, "weight_decay": 0.0},
-    ]
+    for matrices, decay in ((True, weight_decay), (False, 0.0)):
+        some = [parameter for parameter in rest if (parameter.dim() > 1) == matrices]
+        groups.append({"params": some, "lr": learning_rate, "weight_decay": decay})
     return [group for group in groups if group["params"]]
 
 
@@ -181,6 +180,8 @@ class HooksCallback(TrainerCallback):
         optimizer, scheduler = kwargs["optimizer"], kwargs.get("lr_scheduler")
         known = len(optimizer.param_groups)
         find(kwargs["model"]).on_pre_optimizer_step(state.global_step, optimizer)
+        if len(optimizer.param_groups) > known and args.world_size > 1:
+            raise ValueError("DistributedDataParallel does not sum what a method adds; use `python -m harness`")
         if scheduler is not None:
             _schedule(optimizer.param_groups[known:], getattr(scheduler, "scheduler", scheduler), state.max_steps)
 

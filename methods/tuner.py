@@ -102,6 +102,10 @@ class Tuner(BaseTuner, Hooks):
         """One adapter's parts; the active one's by default."""
         return self.container.adapter(name or self.active_adapters[0])
 
+    def adapter_params(self) -> int:
+        """Of the active adapter, whatever a phase has frozen; the head's are not among them."""
+        return sum(parameter.numel() for parameter in self.adapter().parameters())
+
     @property
     def container(self) -> Adapters:
         """Where this tuner keeps its adapters."""
