@@ -1,6 +1,7 @@
 """`python -m harness [group=option] [key=value] ...`: one run, or with -m a sweep. Prints one honest line a run.
 
-Exit codes: 0 done (now or before), 1 a run failed or diverged, 2 bad input. Torch is imported only to make a run.
+Exit codes: 0 done (now or before), 1 a run failed or diverged, 2 bad input, 128 + n stopped by signal n with a
+checkpoint: the same command goes on. Torch is imported only to make a run.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import NoReturn
 import hydra
 from omegaconf import DictConfig
 
-from harness import compose, sweep
+from harness import compose, distributed, sweep
 from harness.errors import HarnessError
 from harness.paths import CONF
 
@@ -26,8 +27,9 @@ def one(config: DictConfig) -> None:
 
 
 def bad_input(message: str) -> NoReturn:
-    """Say what is wrong and what to do, without a traceback."""
-    print(f"error: {message}", file=sys.stderr)
+    """Say what is wrong and what to do, without a traceback. Of several processes of a run the first one speaks."""
+    if distributed.rank() == 0:
+        print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 

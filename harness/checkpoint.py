@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from harness import atomic
+from harness.distributed import Group
 from harness.errors import HarnessError
 
 KEPT = 2
@@ -131,8 +132,19 @@ class Checkpoints:
         for path in sorted(set(folder.iterdir()) - kept):  # older, unusable, orphans of a kill; .json first
             path.unlink(missing_ok=True)
 
-    def load(self) -> dict[str, Any] | None:
-        """The newest usable one; None where there is none. What cannot be used is named on standard error."""
+    def load(self, group: Group | None = None) -> dict[str, Any] | None:
+        """The newest usable one; None where there is none. What cannot be used is named on standard error.
+
+        Of several processes the first one chooses. Raises Unusable in another one that cannot read what was chosen.
+        """
+        group = group or Group()
+        state = self._newest() if group.leads else None
+        chosen = group.tell(self.newest)
+        if group.leads or chosen is None or self.folder is None:
+            return state
+        return self._read(*_files(self.folder, chosen))
+
+    def _newest(self) -> dict[str, Any] | None:
         if self.folder is None:
             return None
         steps = sorted(int(path.stem.partition("-")[2]) for path in self.folder.glob(f"step-{12 * '[0-9]'}.json"))

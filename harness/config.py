@@ -44,6 +44,7 @@ class TrainConfig:
 
     `optimizer` is torch's AdamW, the same with its state paged out of a full GPU, or transformers' former one.
     `max_steps` wins over `epochs`; of `warmup_steps` and `warmup_ratio` the first that is set wins.
+    `retry_out_of_memory` halves the micro-batches, never the effective batch, and says so in the record.
     """
 
     learning_rate: float
@@ -64,6 +65,7 @@ class TrainConfig:
     precision: str
     select: str
     evaluate_every_epochs: float | None
+    retry_out_of_memory: bool
 
     def __post_init__(self) -> None:
         one_of("train.optimizer", self.optimizer, OPTIMIZERS)

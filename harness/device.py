@@ -50,3 +50,13 @@ def use(device: str, threads: int | None) -> str:
     if not torch.cuda.is_available():
         raise ConfigError("the driver sees a GPU and torch does not: install a CUDA build of torch, or use device=cpu")
     return torch.cuda.get_device_name()
+
+
+def failed_as(error: BaseException) -> str:
+    """The state of a run that ended in this exception: OUT_OF_MEMORY (a GPU's or the host's) or FAILED."""
+    gone = (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
+    )
+    return "OUT_OF_MEMORY" if gone else "FAILED"

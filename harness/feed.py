@@ -36,9 +36,13 @@ class Feed:
     """
 
     def __init__(
-        self, encoded: Encoded, settings: TrainConfig, model: nn.Module, device: torch.device, seed: int, buckets: bool
-    ) -> None:
+        self, encoded: Encoded, settings: TrainConfig, model: nn.Module, device: torch.device, seed: int, buckets: bool,
+        rank: int = 0, size: int = 1,
+    ) -> None:  # fmt: skip
         self.examples = self.tokens = 0
+        self.shape = (0, 0)  # rows and tokens of the last micro-batch
+        self.pieces = 1  # into which a micro-batch is divided, since memory ran out
+        self._rank, self._size = rank, size
         self.steps_per_epoch = math.ceil(len(encoded) / settings.batch_size)
         self._encoded, self._device, self._seed, self._buckets = encoded, device, seed, buckets
         self._batch_size, self._micro_size = settings.batch_size, settings.batch_size // settings.accumulation_steps
@@ -54,25 +58,40 @@ class Feed:
 
     def state(self) -> dict[str, int]:
         """What was fed so far, for a checkpoint."""
-        return {"examples": self.examples, "tokens": self.tokens}
+        return {"examples": self.examples, "tokens": self.tokens, "pieces": self.pieces}
 
     def load_state(self, state: dict[str, int]) -> None:
         """Go on from there."""
-        self.examples, self.tokens = state["examples"], state["tokens"]
+        self.examples, self.tokens, self.pieces = state["examples"], state["tokens"], state["pieces"]
+
+    def divide(self) -> bool:
+        """Halve the micro-batches from now on; False where the last one was a single row already."""
+        self.pieces *= 2
+        return self.shape[0] > 1
+
+    def remarks(self) -> list[str]:
+        """Whether memory ran out."""
+        return [f"out of memory: micro-batches were divided by {self.pieces}"] if self.pieces > 1 else []
 
     def micro_batches(self, rows: np.ndarray) -> Iterator[tuple[Batch, float]]:
         """An update's micro-batches on the device, each with its share of the effective batch; shares sum to 1.
 
-        A share is of the examples, or of the target tokens where the loss is a mean over tokens.
+        A share is of the examples, or of the target tokens where the loss is a mean over tokens. Of several processes
+        each has every n-th row of every micro-batch; one that gets none computes a row that counts for nothing.
         """
-        kind = self._encoded.kind
-        batches = [collate(self._encoded, part) for part in self._parts(rows)]
-        weights = [losses.weight(kind, batch["labels"]) for batch in batches]
+        total = self._weight(rows)
+        for part in self._parts(rows):
+            mine = part[self._rank :: self._size]
+            for piece in np.array_split(mine, min(self.pieces, len(mine))) if len(mine) else [part[:1]]:
+                batch = collate(self._encoded, piece)
+                self.shape = (len(piece), batch["input_ids"].shape[1])
+                yield self._moved(batch), self._weight(piece) / max(1, total) if len(mine) else 0.0
         self.examples += len(rows)
-        self.tokens += sum(int(batch["attention_mask"].sum()) for batch in batches)
-        self.tokens += sum(weights) if kind == "generation" else 0
-        for batch, weight in zip(batches, weights, strict=True):
-            yield self._moved(batch), weight / max(1, sum(weights))
+        self.tokens += int(self._encoded.lengths[rows].sum()) + (total if self._encoded.kind == "generation" else 0)
+
+    def _weight(self, rows: np.ndarray) -> int:
+        """What the mean of the task loss is taken over: examples, or target tokens."""
+        return losses.weight(self._encoded.kind, [self._encoded.targets[row] for row in rows])
 
     def calibration(self) -> Iterator[Batch]:
         """The micro-batches of the first epoch, for a method's `prepare`."""

@@ -20,6 +20,7 @@ from harness.config import RunConfig
 OUTSIDE = {
     "": ("device", "threads", "rerun", "progress", "recipe", "results"),
     "data": ("root",),
+    "train": ("retry_out_of_memory",),  # does nothing until memory runs out; then the record has a remark
     "model": ("hub_id", "revision", "path", "sites", "shape", "tokenizer"),  # a shape that is used is in `weights`
     "task": (
         "hub", "files", "suite", "folder", "columns", "root", "rows", "hidden", "submission",

@@ -8,7 +8,7 @@ same command goes on where this one stopped. A second signal does not wait for t
         ...                                     # here a signal raises Stopped at once: there is nothing to save
         with interrupt.deferred():
             ...                                 # here it is noted:
-            if interrupt.number is not None: save(); interrupt.stop()
+            if interrupt.number is not None: save(); raise Stopped(interrupt.number)
 
 A launcher with a handler of its own (submitit: requeue the job, then exit) is served by `hand_on(stopped)`, called by
 whoever caught the `Stopped` that left `harness.run.run`.
@@ -22,7 +22,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType, TracebackType
-from typing import Any, NoReturn
+from typing import Any
 
 PREEMPTED, TIMEOUT = "PREEMPTED", "TIMEOUT"  # states of the run's record
 STATES = {
@@ -43,7 +43,7 @@ class Stopped(SystemExit):
 
     def __init__(self, number: int, where: str = "") -> None:
         super().__init__(128 + number)
-        self.number, self.state = number, STATES[signal.Signals(number)]
+        self.number, self.where, self.state = number, where, STATES[signal.Signals(number)]
         self.reason = f"stopped by {signal.Signals(number).name}{where and f' {where}'}"
 
     def __str__(self) -> str:
@@ -70,12 +70,8 @@ class Interrupt:
     def _note(self, number: int, frame: FrameType | None) -> None:
         again, self.number = self.number is not None, self.number or number
         if again or not self._deferred:
-            self.stop()
+            raise Stopped(self.number)
         print(f"{signal.Signals(number).name}: stopping after this update", file=sys.stderr, flush=True)
-
-    def stop(self, where: str = "") -> NoReturn:
-        """Raises Stopped for the signal that was noted."""
-        raise Stopped(self.number or signal.SIGTERM, where)
 
     @contextlib.contextmanager
     def deferred(self, on: bool = True) -> Iterator[None]:
@@ -83,7 +79,7 @@ class Interrupt:
         before, self._deferred = self._deferred, on
         try:
             if not on and self.number is not None:
-                self.stop()
+                raise Stopped(self.number)
             yield
         finally:
             self._deferred = before

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional
@@ -48,6 +49,6 @@ def task_loss(kind: str, label_smoothing: float = 0.0) -> TaskLoss:
     return losses[kind]
 
 
-def weight(kind: str, labels: Tensor) -> int:
-    """What the mean of `task_loss` was taken over: examples, or target tokens. `labels` should still be on the CPU."""
-    return int((labels != IGNORED).sum()) if kind == "generation" else len(labels)
+def weight(kind: str, targets: Sequence[Any]) -> int:
+    """What the mean of `task_loss` is taken over: examples, or target tokens."""
+    return sum(map(len, targets)) if kind == "generation" else len(targets)

@@ -126,6 +126,13 @@ class Monitor:
         """Whether the learning curve has a row of this update."""
         return bool(self.curve) and self.curve[-1]["step"] == step
 
+    def remarks(self, before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+        """What looks like nothing was learnt: a loss that never moved, ranks (of the method's trace) that never did."""
+        still = len(self.losses) > 1 and len(set(self.losses)) == 1
+        told = [f"the training loss never moved from {self.losses[0]:g}"] if still else []
+        same = self.losses and "ranks" in after and before.get("ranks") == after["ranks"]
+        return told + (["the method's ranks never changed"] if same else [])
+
     def median_step_seconds(self) -> float | None:
         """The median over the fetched blocks; None before the first."""
         return statistics.median(self.step_seconds) if self.step_seconds else None

@@ -31,8 +31,11 @@ NUMBER_MAKERS = (
     "harness.evaluate",
 )
 # Reached from those, and no number changes with them: the maps of the packages, the schema (what a run's values are is
-# in its identity), messages, and where files are.
-NUMBERLESS = {"methods", "harness", "harness.config", "harness.errors", "harness.paths", "harness.snapshot"}
+# in its identity), messages, signals, the store, and where files are.
+NUMBERLESS = {"methods", "harness"} | {
+    f"harness.{name}"
+    for name in ("atomic", "config", "device", "errors", "interrupt", "paths", "provenance", "record", "snapshot")
+}
 PACKED = ("nf4", "fp4", "int8")  # weights that bitsandbytes holds
 PINNED = ("torch", "transformers", "peft", "accelerate", "tokenizers", "datasets", "numpy", "scipy", "rouge-score")
 

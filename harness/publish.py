@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import atomic, record
+from harness import atomic, device, record
 from harness.errors import HarnessError, RecordError
 from harness.identity import digest, hash_files
 from harness.interrupt import Stopped
@@ -66,10 +66,8 @@ def failures(folder: Path, begun: Record) -> Iterator[None]:
         _ended(folder, begun, record.PREEMPTED, "interrupted")
         raise
     except BaseException as error:
-        out_of_memory = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
-        state = record.OUT_OF_MEMORY if out_of_memory else record.FAILED
         (folder / "log.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        _ended(folder, begun, state, f"{type(error).__name__}: {error}")
+        _ended(folder, begun, device.failed_as(error), f"{type(error).__name__}: {error}")
         raise
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from harness import device, directory, identity, model, provenance, publish, record, task
 from harness.claim import Claim
 from harness.config import RecipeConfig, RunConfig
-from harness.interrupt import Interrupt
+from harness.distributed import Group
+from harness.errors import ConfigError
 from harness.record import DONE, Record
 from harness.task import Task
 
@@ -48,13 +49,30 @@ def finished(plan: Plan) -> Record | None:
     return None if plan.config.rerun == "stale" and provenance.stale(stored) else stored
 
 
-def run(plan: Plan) -> Record:
+def run(plan: Plan, group: Group | None = None) -> Record:
     """Make the run, from its checkpoint where it has one, and store its record.
 
-    Whatever stops it is in the store before it leaves this function; a signal leaves it as `interrupt.Stopped`.
+    Whatever stops it is in the store before it leaves this function; a signal leaves it as `interrupt.Stopped`. Of
+    several processes (`distributed.joined`) the first one owns the run and its record; the others follow.
     """
-    with Interrupt() as interrupt, Claim(plan.folder, plan.config.results.heartbeat_seconds) as claim:
+    group = group or Group()
+    with group.interrupt:
+        return lead(plan, group) if group.leads else follow(plan, group)
+
+
+def follow(plan: Plan, group: Group) -> Record:
+    """Train beside the first process, which says what it found in the store. Raises ConfigError for another run."""
+    said = group.tell()
+    if said["id"] != plan.id:
+        raise ConfigError(f"this process would make {plan.id}, the first one {said['id']}: other files or command line")
+    return Record(**said) if said["state"] == DONE else experiment(plan, Record(**said), group)
+
+
+def lead(plan: Plan, group: Group) -> Record:
+    """Own the run, make it, write it."""
+    with Claim(plan.folder, plan.config.results.heartbeat_seconds) as claim:
         if stored := finished(plan):  # somebody made it while we waited
+            group.tell(asdict(stored))
             return stored
         attempts = publish.supersede(plan.folder)
         begun = Record(
@@ -64,12 +82,13 @@ def run(plan: Plan) -> Record:
         )  # fmt: skip
         record.write(plan.folder, begun)
         with publish.failures(plan.folder, begun):
-            done = experiment(plan, begun, interrupt)
+            group.tell(asdict(begun))
+            done = experiment(plan, begun, group)
         publish.publish(plan.folder, done, claim.held)
     return done
 
 
-def experiment(plan: Plan, begun: Record, interrupt: Interrupt) -> Record:
+def experiment(plan: Plan, begun: Record, group: Group) -> Record:
     """The experiment itself, in the order of design and README: load, attach, train, evaluate, save."""
     from harness import budget, progress, quantization
     from harness.checkpoint import Checkpoints
@@ -101,13 +120,15 @@ def experiment(plan: Plan, begun: Record, interrupt: Interrupt) -> Record:
                             generation=config.generation, references=task.references(rows, split),
                             answers=rows.answers, groups=rows.splits[split].groups)  # fmt: skip
 
-    with meter.training(), progress.bar(plan.id, shown=config.progress) as bar:
+    with meter.training(), progress.bar(plan.id, shown=config.progress and group.leads) as bar:
         settings = replace(config.train, precision=plan.precision)
         checkpoints = Checkpoints(plan.folder / "checkpoints", identity.digest([plan.identity, begun.code]),
                                   config.results.checkpoint_seconds, beside={"cost": meter})  # fmt: skip
         outcome = train(tuned, splits["train"], settings, seed=seed, device=plan.device, buckets=config.data.buckets,
                         validate=lambda: score(rows.selects).scores, main=rows.score, progress=bar,
-                        checkpoints=checkpoints, interrupt=interrupt)  # fmt: skip
+                        checkpoints=checkpoints, group=group)  # fmt: skip
+    if not group.leads:
+        return begun
     evaluations = {split: score(split) for split in scored}
     science = {
         "main": {"split": rows.reports, "metric": rows.score, "score": evaluations[rows.reports].scores[rows.score]},
@@ -121,8 +142,8 @@ def experiment(plan: Plan, begun: Record, interrupt: Interrupt) -> Record:
     cost = asdict(meter.cost(outcome, stored=plan.folder / "adapter")) | asdict(footprint)
     if not config.results.keep_adapter:  # its size and digest are known; the weights need not stay
         publish.drop_adapter(plan.folder)
-    made = provenance.ended(begun.provenance, device=name) | {"resumed_at": outcome.resumed_at}
-    told = [*begun.remarks, *solved, *cut_short(splits)]
+    made = provenance.ended(begun.provenance, device=name) | {"resumed_at": outcome.resumed_at, "processes": group.size}
+    told = [*begun.remarks, *solved, *cut_short(splits), *outcome.remarks]
     return replace(begun, state=DONE, science=science, cost=cost, provenance=made, remarks=told)
 
 

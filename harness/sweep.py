@@ -24,7 +24,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from harness import compose, device, progress, record
+from harness import compose, device, distributed, progress, record
 from harness.config import RunConfig
 from harness.errors import ConfigError, HarnessError
 
@@ -50,20 +50,30 @@ def refuse_launcher(config: DictConfig) -> None:
 
 
 def make(config: RunConfig) -> None:
-    """One run here, or its stored record; prints its line. A failure is noted in `failed` and in the store."""
+    """One run here, or its stored record; prints its line. A failure is noted in `failed` and in the store.
+
+    Of several processes, which `accelerate launch` starts, the first one speaks.
+    """
     from harness import run
 
-    plan = run.plan(config)
-    if stored := run.finished(plan):
-        say(stored, plan, done_before=True)
-        return
-    try:
-        say(run.run(plan), plan, done_before=False)
-    except HarnessError as error:
-        if not hasattr(error, "state"):
-            raise
-        print(f"error: {plan.id}: {error}", file=sys.stderr)
-        failed.append(plan.id)
+    with distributed.joined(device.resolve(config.device)) as group:
+        plan = run.plan(config)
+        stored = run.finished(plan)
+        if stored is not None and group.size == 1:
+            say(stored, plan, done_before=True)
+            return
+        try:
+            done = run.run(plan, group)
+        except HarnessError as error:
+            if not hasattr(error, "state"):
+                raise
+            group.agree(error)
+            failed.append(plan.id)
+            if group.leads:
+                print(f"error: {plan.id}: {error}", file=sys.stderr)
+        else:
+            if group.leads:
+                say(done, plan, done_before=stored is not None)
 
 
 def say(done: record.Record, plan: Any, *, done_before: bool) -> None:
@@ -112,6 +122,8 @@ class LocalWorkers(Launcher):
         """Make the runs that are not done yet. Bad input in any job stops the sweep before its first run."""
         from harness import run
 
+        if distributed.size() > 1:
+            raise ConfigError("several processes make one run together; start a sweep (-m) without accelerate launch")
         plans = {plan.id: plan for plan in (run.plan(self._composed(list(words))) for words in job_overrides)}
         missing = []
         for plan in plans.values():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.functional import linear
 from torch.optim import Optimizer
 
@@ -40,6 +40,7 @@ class GrowingTriplets(nn.Module):
         self.reserve: float | None = None
         self.observing = False  # from the start of training until the target is reached
         self.score: Tensor | None = None
+        self.gradient: Tensor | None = None  # dL/dD, where another process has the rest of it
 
     def left(self) -> Tensor:
         """B with the reserve, out x rank."""
@@ -145,7 +146,23 @@ class _Scored(torch.autograd.Function):
         delta = form.delta()
         of_delta = gradient.flatten(0, -2).to(delta.dtype).mT @ states.flatten(0, -2).to(delta.dtype)
         form.score = module_score(delta, of_delta)
+        form.gradient = of_delta if several() else None  # not the whole one: `gather` sums it up
         return gradient, None, None
+
+
+def several() -> bool:
+    """Whether this is one of several processes that train together."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+@torch.no_grad()
+def gather(forms: Sequence[GrowingTriplets]) -> None:
+    """Scores of the whole batch, where each process has seen its share of the rows: |D o dL/dD| is not linear in them."""
+    for form in forms if several() else ():
+        delta = form.delta()
+        gradient = torch.zeros_like(delta) if form.gradient is None else form.gradient
+        distributed.all_reduce(gradient)
+        form.score, form.gradient = module_score(delta, gradient), None
 
 
 @dataclass(frozen=True)

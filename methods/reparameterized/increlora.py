@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from methods.parts import Activation
-from methods.reparameterized.growing import GrowingTriplets, Plan, plan_of, rates_of, to_grow
+from methods.reparameterized.growing import GrowingTriplets, Plan, gather, plan_of, rates_of, to_grow
 from methods.reparameterized.svd_form import SvdConfig, SvdTuner, check_rank, linear_layers, smooth_
 from methods.tuner import register
 
@@ -158,6 +158,7 @@ class IncreLoRATuner(SvdTuner):
             self._add_group(optimizer, step, [block for form in self.forms() for block in self._lay_in(form)])
             self._remember()
         if self.missing() > 0:
+            gather(self.forms())
             scores = self._observe(self.forms())
             if self.plan.due(step):
                 exact, left = self.settings.exact_budget, self.missing()

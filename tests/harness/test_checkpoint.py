@@ -13,6 +13,7 @@ from test_train import SETTINGS, Recorder, Tiny, TwoPhases, rows, run
 from torch import nn
 
 from harness.checkpoint import Checkpoints, pack, unpack
+from harness.distributed import Group
 from harness.interrupt import Interrupt, Stopped, hand_on
 from harness.monitor import Diverged
 
@@ -191,7 +192,7 @@ def test_a_signal_ends_training_after_the_update_with_a_checkpoint(tmp_path, num
     before = signal.getsignal(number)
     with pytest.raises(Stopped, match="after update 3 of 6") as stopped, Interrupt() as interrupt:
         model = Tiny(Signalled(2, [number]), dropout=0.3)
-        run(model, checkpoints=Checkpoints(tmp_path, "key", None), interrupt=interrupt)
+        run(model, checkpoints=Checkpoints(tmp_path, "key", None), group=Group(interrupt=interrupt))
     assert (stopped.value.code, stopped.value.state) == (128 + number, state)
     assert signal.getsignal(number) == before
     outcome = run(Tiny(Recorder(), dropout=0.3), checkpoints=Checkpoints(tmp_path, "key", None))
@@ -201,7 +202,7 @@ def test_a_signal_ends_training_after_the_update_with_a_checkpoint(tmp_path, num
 def test_a_second_signal_does_not_wait():
     tuner = Signalled(2, [signal.SIGTERM, signal.SIGINT])
     with pytest.raises(Stopped) as stopped, Interrupt() as interrupt:
-        run(Tiny(tuner), interrupt=interrupt)
+        run(Tiny(tuner), group=Group(interrupt=interrupt))
     assert stopped.value.code == 143 and tuner.calls[-1] == ("post", 2)
 
 
@@ -217,7 +218,13 @@ def test_a_signal_in_an_evaluation_ends_it_at_once_and_it_is_made_later(tmp_path
 
     settings = replace(SETTINGS, evaluate_every_epochs=0.5)
     with pytest.raises(Stopped, match="after update 4 of 6"), Interrupt() as interrupt:
-        run(Tiny(), settings, validate=validate, checkpoints=Checkpoints(tmp_path, "key", None), interrupt=interrupt)
+        run(
+            Tiny(),
+            settings,
+            validate=validate,
+            checkpoints=Checkpoints(tmp_path, "key", None),
+            group=Group(interrupt=interrupt),
+        )
     outcome = run(Tiny(), settings, validate=validate, checkpoints=Checkpoints(tmp_path, "key", None))
     assert [row["step"] for row in outcome.curve] == [2, 4, 6] and outcome.resumed_at == 4
 

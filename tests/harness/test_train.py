@@ -37,6 +37,7 @@ SETTINGS = TrainConfig(
     precision="float32",
     select="last",
     evaluate_every_epochs=None,
+    retry_out_of_memory=False,
 )
 
 

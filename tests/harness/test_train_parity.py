@@ -48,6 +48,7 @@ SETTINGS = TrainConfig(
     precision="float32",
     select="last",
     evaluate_every_epochs=None,
+    retry_out_of_memory=False,
 )
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 
