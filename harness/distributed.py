@@ -161,14 +161,19 @@ def remade(rank: int, message: dict[str, Any]) -> BaseException:
     return PeerFailed(f"process {rank}: {message['message']}", message["state"])
 
 
+def _said(names: tuple[str, ...], otherwise: int) -> int:
+    """What the launcher says in the first of these variables that is set."""
+    return next((int(os.environ[name]) for name in names if os.environ.get(name)), otherwise)
+
+
 def rank() -> int:
     """Which of them this process is."""
-    return int(os.environ.get("RANK") or 0) if size() > 1 else 0
+    return _said(("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"), 0) if size() > 1 else 0
 
 
 def size() -> int:
-    """How many processes the launcher started for this run. Torch is not asked, and not imported."""
-    return int(os.environ.get("WORLD_SIZE") or 1)
+    """How many processes the launcher (torchrun's kind, or MPI) started for this run. Torch is not imported to know."""
+    return _said(("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"), 1)
 
 
 @contextlib.contextmanager
@@ -186,9 +191,10 @@ def joined(where: str) -> Iterator[Group]:
 
     on_gpu = where == "cuda"
     if on_gpu:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK") or 0))
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=PATIENCE)
-    group = Group(distributed.get_rank(), distributed.get_world_size())
+        torch.cuda.set_device(_said(("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID"), 0))
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    distributed.init_process_group(backend, timeout=PATIENCE, rank=rank(), world_size=size())
+    group = Group(rank(), size())
     try:
         yield group
         group.agree()
