@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers
-from battery import classifiers, each, generators, trained
+from battery import classifiers, each, generators, limit, trained
 from tiny import logits, randomise, rows, task_loss
 from torch.testing import assert_close
 from transformers.models.t5.modeling_t5 import T5LayerNorm
@@ -42,10 +42,6 @@ def test_gradients_match_finite_differences(case, monkeypatch):
 @each
 @pytest.mark.parametrize("reentrant", [False, True], ids=["new", "reentrant"])
 def test_gradient_checkpointing_changes_no_gradient(case, reentrant):
-    if reentrant and case.family == "deberta" and case.method in ("bitfit", "full"):
-        pytest.skip(
-            "DeBERTa's layers share relative embeddings; reentrant checkpointing cannot train what layers share"
-        )
     model, inputs = randomise(case.attach(), 0.3), case.batch()
     gradients = []
     for checkpointing in (False, True):
@@ -54,7 +50,12 @@ def test_gradient_checkpointing_changes_no_gradient(case, reentrant):
             model.gradient_checkpointing_enable({"use_reentrant": reentrant})
         model.train()
         model.zero_grad()
-        hooks.find(model).loss(model, inputs, task_loss).backward()
+        loss = hooks.find(model).loss(model, inputs, task_loss)
+        if checkpointing and reentrant and (met := limit("reentrant checkpointing", case)):
+            with met.raised():
+                loss.backward()
+            return
+        loss.backward()
         gradients.append({name: parameter.grad.clone() for name, parameter in trained(model).items()})
     for name, gradient in gradients[0].items():
         assert_close(gradients[1][name], gradient, rtol=0, atol=1e-5 * max(1.0, gradient.abs().max().item()))
