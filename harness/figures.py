@@ -25,7 +25,8 @@ def pareto(title: str, axes: dict[str, list[Point]], name: str) -> Drawn:
 
     axes: what the cost is -> points. The same rows look the same in every panel.
     """
-    labels = list(dict.fromkeys(point.label for points in axes.values() for point in points))
+    fullest = sorted(axes.values(), key=len, reverse=True)  # which has the rows in order
+    labels = list(dict.fromkeys(point.label for points in fullest for point in points))
     tall = max(3.4, 0.24 * len(labels) + 0.5)
     with drawing(2.9 * len(axes) + 2.4, tall) as figure:
         drawn = panels(figure, len(axes), len(axes), sharey=True)
@@ -105,8 +106,7 @@ def critical(found: Ranking, name: str) -> Drawn:
             rank = found.ranks[label]
             axis.plot([rank, rank, end], [0, y, y], color=INK, linewidth=0.8, alpha=0.7)
             text = f"{label}  {rank:.2f}" if first else f"{rank:.2f}  {label}"
-            axis.text(
-                end, y, f"{text} " if first else f" {text}", ha="right" if first else "left", va="center", fontsize=9
-            )
+            gap = 0.015 * (highest - lowest) * (-1 if first else 1)
+            axis.text(end + gap, y, text, ha="right" if first else "left", va="center", fontsize=9)
         axis.set_ylim(base - 0.26 * len(left), 1.5)
         return Drawn(figure, name, f"Critical-difference diagram of {len(order)} rows over {found.blocks} {found.of}")

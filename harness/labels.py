@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import defaultdict
 from typing import Any
@@ -14,6 +15,7 @@ WORDS = {
     "content.device=cpu": "on a CPU",
     "content.device=cuda": "on a GPU",
 }
+LONGEST = 32  # characters of a value
 Flat = dict[str, str]
 
 
@@ -91,5 +93,8 @@ def _apart(members: list[Flat], keys: set[str]) -> set[tuple[str | None, ...]]:
 
 
 def _words(key: str, flat: Flat) -> str:
-    text = f"{key}={flat.get(key, 'unset')}"
+    value = flat.get(key, "unset")
+    if len(value) > LONGEST:  # a regular expression, say: enough to know it by, and to tell it from another
+        value = f"{value[: LONGEST - 8]}…{hashlib.sha256(value.encode()).hexdigest()[:4]}"
+    text = f"{key}={value}"
     return WORDS.get(text, text.replace("content.weights=", "weights ").replace("content.data=", "data "))

@@ -72,11 +72,11 @@ def wide(grid: Grid, params: Sequence[str], bold: Callable[[str], str], plain: C
     import pandas as pd
 
     numbers, _ = numbered(grid)
-    variants = _variants(grid.rows)
+    short = variants(grid.rows)
     told = [key for key in SHOWN if _varies(grid, key)]
     lines = []
     for row in grid.rows:
-        line = {"method": row._replace(settings=variants.get(row.settings, row.settings)).title}
+        line = {"method": row._replace(settings=short.get(row.settings, row.settings)).title}
         line |= {"model": row.model, "budget": row.budget}
         line = {key: plain(text) for key, text in line.items() if key in told}
         for task in grid.tasks:
@@ -94,7 +94,7 @@ def _varies(grid: Grid, key: str) -> bool:
     return key == "method" or len({getattr(row, key) for row in grid.rows}) > 1
 
 
-def _variants(rows: Sequence[Row]) -> dict[str, str]:
+def variants(rows: Sequence[Row]) -> dict[str, str]:
     """Short names for settings that are too long for a column."""
     long = sorted({row.settings for row in rows if len(row.settings) > LONGEST_LABEL})
     return {settings: f"variant {index}" for index, settings in enumerate(long, 1)}
@@ -110,13 +110,13 @@ def _params(grid: Grid, row: Row, name: str) -> str:
 def legends(grid: Grid, params: Sequence[str]) -> list[str]:
     """What numbers and marks mean."""
     named = ", ".join(f"{name} = {MEANING[name]}" for name in params)
-    return [_legend(grid), f"Parameters: {named}.", *_shared(grid), *_verdict(grid)]
+    told = [f"{name}: {settings}" for settings, name in variants(grid.rows).items()]
+    return [_legend(grid), f"Parameters: {named}.", *_shared(grid), *_verdict(grid), *told]
 
 
 def beneath(grid: Grid, params: Sequence[str]) -> list[str]:
     """Everything a reader must know that the cells do not say, one text a line."""
     lines = legends(grid, params)
-    lines += [f"{name}: {settings}" for settings, name in _variants(grid.rows).items()]
     numbers, everywhere = numbered(grid)
     lines += [f"All scores: {note.text}" for note in everywhere]
     for note, number in numbers.items():

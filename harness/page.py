@@ -55,6 +55,7 @@ def document(sheet: Sheet, figures: list[tuple[str, str]], details: Iterable[str
 {_table(sheet)}
 </div>
 {f'<h2>Figures</h2><div class="figures">{drawn}</div>' if drawn else ""}
+{_costs(sheet)}
 <h2>Notes</h2>
 <ul class="notes">
 {notes}
@@ -64,6 +65,14 @@ def document(sheet: Sheet, figures: list[tuple[str, str]], details: Iterable[str
 <script>{script}</script>
 </body>
 </html>"""
+
+
+def _costs(sheet: Sheet) -> str:
+    """The table of costs."""
+    if sheet.costs is None:
+        return ""
+    heads, rows, note = sheet.costs
+    return f'<h2>Costs</h2>{table("", heads, rows)}\n<p class="summary">{escape(note)}</p>'
 
 
 def _summary(sheet: Sheet) -> str:
@@ -145,7 +154,8 @@ def table(title: str, heads: list[str], rows: Iterable[Iterable[str]]) -> str:
     top = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
     body = "\n".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row) + "</tr>" for row in rows)
     inside = f"<table><thead><tr>{top}</tr></thead><tbody>\n{body}\n</tbody></table>"
-    return f'<h3>{escape(title)}</h3>\n<div class="wide">{inside}</div>'
+    head = f"<h3>{escape(title)}</h3>\n" if title else ""
+    return f'{head}<div class="wide">{inside}</div>'
 
 
 def block(title: str, text: str) -> str:

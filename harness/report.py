@@ -80,7 +80,7 @@ def _figures(shown: Sheet) -> Iterator[tuple[str, Drawn]]:
         yield MEANS, figures.intervals({column: points[column] for column in ours}, "intervals")
     if (found := _ranking(shown)) is not None:
         whose, ranking = found
-        yield f"{_ranked(ranking)} {whose}", figures.critical(ranking, "critical-difference")
+        yield f"{whose} {_ranked(ranking)}", figures.critical(ranking, "critical-difference")
     yield from _curves(shown)
     yield from _allocations(shown)
 

@@ -48,7 +48,7 @@ class Sheet:
 
     Attributes:
         rows: title -> what else stands beside it, of `heads`. cells: by (row, column). summary: the column that sums up
-            the others, or "".
+            the others, or "". costs: heads, lines and note of their table.
     """
 
     title: str
@@ -59,6 +59,7 @@ class Sheet:
     notes: list[str]
     commands: list[str]
     summary: str = ""
+    costs: tuple[list[str], list[list[str]], str] | None = None
 
 
 def of_comparison(found: Comparison) -> Sheet:
@@ -72,6 +73,8 @@ def of_comparison(found: Comparison) -> Sheet:
     return Sheet(
         table.title, list(table.counts.values()), rows, columns, by_place,
         twin.beneath(found, lines.reasons), fill.commands(found), table.average.title if table.average else "",
+        _costs({titles[row]: [run for entry in found.entries if entry.row.key == row for run in entry.ours.records]
+                for row in table.rows}),
     )  # fmt: skip
 
 
@@ -119,9 +122,11 @@ def of_store(whole: Grid, held: Iterable[Held]) -> Sheet:
     """Everything in a store, method by task."""
     runs = {one.id: one for one in records(held) if isinstance(one, Record) and one.state == DONE}
     rows, by_place = {}, {}
+    short = layout.variants(whole.rows)
     one_model = len({row.model for row in whole.rows}) == 1
     for (row, task), cell in sorted(whole.cells.items()):
-        title = row.title if one_model else f"{row.title}, {row.model}"
+        title = row._replace(settings=short.get(row.settings, row.settings)).title
+        title += "" if one_model else f", {row.model}"
         title += "" if row.budget == "default" else f", {row.budget}"
         rows[title] = [f"{count:,}" for count in cell.params.get("adapter", [])[:1]] or ["–"]
         lead = "tied" if (row, task) in whole.tied else "best" if (row, task) in whole.best else ""
@@ -130,7 +135,17 @@ def of_store(whole: Grid, held: Iterable[Held]) -> Sheet:
     return Sheet(
         "What the results store holds", ["adapter parameters"], rows, whole.tasks, by_place,
         [*layout.legends(whole, PARAMS[:1]), *whole.remarks], [],
+        costs=_costs({f"{row}, {task}": list(cell.records) for (row, task), cell in by_place.items()}),
     )  # fmt: skip
+
+
+def _costs(runs: dict[str, list[Record]]) -> tuple[list[str], list[list[str]], str] | None:
+    """What the runs behind each line cost; None where there are none."""
+    frame = costs.of_rows(runs)
+    if frame.empty:
+        return None
+    lean, note = costs.lean(frame)
+    return list(map(str, lean.columns)), lean.astype(str).values.tolist(), note
 
 
 def _own(cell: Cell, row: str, kept: tuple[Record, ...], lead: str) -> Shown:

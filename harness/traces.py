@@ -26,17 +26,15 @@ def curves(rows: dict[str, list[Series]], metric: str, name: str) -> Drawn:
 
     A row of one run has no band; single runs are thin lines where there is one row only.
     """
-    few = len(rows) == 1
-    with drawing(4.8 if few else 6.4, 2.7 if few else 3.4) as figure:
-        figure.set_layout_engine("none")  # many of these stand in a page, and the layout engine takes most of the time
-        axis = figure.add_axes((0.13, 0.19, 0.84, 0.77) if few else (0.1, 0.15, 0.6, 0.8))
+    alone = len(rows) == 1
+    with drawing(4.8, 2.7) if alone else drawing(8.4, 3.4) as figure:
+        if alone:
+            figure.set_layout_engine("none")  # many of these stand in a page, and the engine takes most of the time
+        axis = figure.add_axes((0.13, 0.19, 0.84, 0.77)) if alone else figure.subplots()
         for index, (label, runs) in enumerate(rows.items()):
-            _curve(axis, index, label, runs, alone=few)
+            _curve(axis, index, label, runs, alone=alone)
         axis.set(xlabel="updates", ylabel=f"{metric}, %")
-        if few:
-            axis.legend(fontsize=8)
-        else:
-            axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8.5)
+        axis.legend(fontsize=8) if alone else axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8.5)
         return Drawn(figure, name, f"Learning curves of {sum(map(len, rows.values()))} runs")
 
 
@@ -140,19 +138,26 @@ def telling(held: dict[float, Ranks]) -> tuple[str, str]:
     return max(places, key=moved)
 
 
+def _edges(count: int) -> list[float]:
+    """Borders of cells around 0, 1, ..."""
+    return [place - 0.5 for place in range(count + 1)]
+
+
 def _ordered(words: set[str]) -> list[str]:
     return sorted(words, key=lambda word: (len(word), word))
 
 
 def _grid(axis: Any, grid: Sequence[Sequence[float]], rows: list[str], columns: list[str], digits: int = 0) -> None:
     """Numbers in coloured cells: more is darker, and the number says how much."""
+    from matplotlib.colors import LinearSegmentedColormap, to_rgb
+
     axis.grid(False)
     top = max((value for row in grid for value in row if value == value), default=1) or 1
+    shades = LinearSegmentedColormap.from_list("", [(*to_rgb(COLOURS[0]), 0.06), (*to_rgb(COLOURS[0]), 0.66)])
+    axis.pcolormesh(_edges(len(columns)), _edges(len(rows)), grid, cmap=shades, vmin=0, vmax=top, linewidth=0)
     for place, row in enumerate(grid):
         for index, value in enumerate(row):
             if value == value:
-                axis.fill_between([index - 0.5, index + 0.5], place - 0.5, place + 0.5, color=COLOURS[0],
-                                  alpha=0.06 + 0.6 * value / top, linewidth=0)  # fmt: skip
                 text = f"{value:.{digits}f}" if digits else f"{value:g}"
                 axis.text(index, place, text, ha="center", va="center", fontsize=8)
     axis.set_xticks(range(len(columns)), columns, fontsize=8)

@@ -30,9 +30,11 @@ def root(tmp_path_factory):
         one.science["curve"] = [{"step": step, **{k: v - 10 / step for k, v in scores.items()}} for step in (5, 10, 20)]
         one.provenance.update(command=["python", "-m", "harness", EVIL], commit="abc" * 10, dirty=True, device=EVIL)
         one.config["note"] = EVIL
-        if one.identity["method"]["name"] == "adalora":
+        if one.identity["method"]["name"] == "adalora" and one.identity["task"]["name"] == "glue/rte":
             names = [f"deberta.encoder.layer.{layer}.{m}" for layer in range(3) for m in ("query_proj", "output.dense")]
             one.science["trace"] = {"ranks": {name: index for index, name in enumerate(names)}}
+            for at, row in enumerate(one.science["curve"]):
+                row["trace"] = {"ranks": {name: 6 - at for name in names}}
     folder = store(tmp_path_factory.mktemp("runs"), ours)
     for one in ours[:4]:
         frame = pd.DataFrame({"id": ["a", "b", "c"], "target": [0, 1, 1], "prediction": [0, 1, 0]})
@@ -138,6 +140,39 @@ def test_figures_are_plain_svg():
     assert "style=" not in text and "<style" not in text and "currentColor" in text
     assert "100k" in text and "a&amp;b" in text
     assert 'id="x-' in text
+
+
+def test_ranks_over_time():
+    one = made()
+    names = ("encoder.layer.0.query", "encoder.layer.1.query", "encoder.layer.0.key")
+    one.science["curve"] = [{"step": 5, "trace": {"ranks": dict.fromkeys(names, 4)}}, {"step": 9, "accuracy": 1.0},
+                            {"step": 10, "trace": {"ranks": dict(zip(names, (4, 1, 3), strict=True))}}]  # fmt: skip
+    held = traces.history(one)
+    assert held == {5.0: {"query": {"0": 4.0, "1": 4.0}, "key": {"0": 4.0}},
+                    10.0: {"query": {"0": 4.0, "1": 1.0}, "key": {"0": 3.0}}}  # fmt: skip
+    assert traces.telling(held) == ("query", "1")
+    text = traces.over_time(held, "Ranks", "x").element()
+    assert "2.5" in text and "layer 1" in text and "updates" in text
+    assert "seed 0" in traces.of_one({"seed 0": held}, "query", "1", "x").element()
+
+
+def test_figures_as_files(tmp_path, capsys):
+    held = [
+        one
+        for place, method in enumerate(("lora", "ia3", "adalora"))
+        for one in seeds(method, [80.0 + place, 81.0, 82.0])
+    ]
+    for one in held[-3:]:
+        one.science["trace"] = {"ranks": {"encoder.layer.0.query": 4}}
+    words = ["--root", str(store(tmp_path / "runs", held)), "--as-made", "-o", str(tmp_path / "r.html"), "--figures"]
+    assert report.main([*words, str(tmp_path / "figures")]) == 0
+    names = {path.stem for path in (tmp_path / "figures").glob("*.svg")}
+    assert names == {"pareto-1", "intervals", "critical-difference", "ranks-1"}
+    assert {path.stem for path in (tmp_path / "figures").glob("*.png")} == names
+    assert (tmp_path / "figures/intervals.png").read_bytes()[1:4] == b"PNG"
+    (tmp_path / "file").touch()
+    assert report.main([*words, str(tmp_path / "file/no")]) == 2
+    assert "--figures" in capsys.readouterr().err
 
 
 def test_bad_input(capsys, tmp_path):
