@@ -43,6 +43,8 @@ def main() -> None:
         bad_input(str(error))
     except compose.COMPOSITION_ERRORS as error:
         bad_input(compose.explain(error))
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     raise SystemExit(1 if sweep.failed else 0)
 
 

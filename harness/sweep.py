@@ -27,6 +27,7 @@ from omegaconf import DictConfig, open_dict
 from harness import compose, device, distributed, progress, record
 from harness.config import RunConfig
 from harness.errors import ConfigError, HarnessError
+from harness.interrupt import Stopped
 
 failed: list[str] = []  # ids of the runs that did not end DONE; __main__ turns them into the exit code
 
@@ -64,6 +65,10 @@ def make(config: RunConfig) -> None:
             return
         try:
             done = run.run(plan, group)
+        except Stopped as stopped:
+            if group.leads:
+                print(f"{plan.id}: {stopped}", file=sys.stderr)
+            raise
         except HarnessError as error:
             if not hasattr(error, "state"):
                 raise

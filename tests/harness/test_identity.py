@@ -29,7 +29,8 @@ def run_id(config, **content):
 @pytest.mark.parametrize(
     "word",
     ["results.root=/elsewhere", "threads=1", "rerun=always", "progress=false", "data.root=/data", "model.path=/m",
-     "model.revision=abc", "device=cpu", "results.heartbeat_seconds=1"],
+     "model.revision=abc", "device=cpu", "results.heartbeat_seconds=1", "results.checkpoint_seconds=1",
+     "train.retry_out_of_memory=true"],
 )  # fmt: skip
 def test_where_and_how_it_is_shown_do_not_matter(run, word):
     assert run_id(run(word)) == run_id(run())

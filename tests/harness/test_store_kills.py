@@ -7,13 +7,16 @@ killed immediately before and immediately after each write, fsync, rename, link 
 import json
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import torch
 
 from harness import publish, record
+from harness.checkpoint import Checkpoints
 from harness.claim import Claim
 from harness.identity import hash_files
 from harness.record import DONE, RUNNING, Record
@@ -37,7 +40,15 @@ def life(folder: Path) -> None:
         publish.publish(folder, replace(BEGUN, state=DONE, science=science), claim.held)
 
 
-def killed_at(folder: Path, moment: int, after: bool) -> bool:
+def kept(folder: Path) -> None:
+    """Three checkpoints, or those that are still missing."""
+    store = Checkpoints(folder, "key", 0.0)
+    found = store.load()
+    for step in range(1 if found is None else found["step"] + 1, 4):
+        store.save({"step": step, "weights": torch.full((3,), float(step))})
+
+
+def killed_at(folder: Path, moment: int, after: bool, life: Callable[[Path], None] = life) -> bool:
     """Live in a child that is killed at its n-th system call of interest; whether it lived to the end."""
     pid = os.fork()
     if pid == 0:
@@ -93,6 +104,21 @@ def test_no_kill_leaves_a_false_record(tmp_path, after):
             break
     assert kills >= 15, f"only {kills} moments were tried"
     assert done_early >= 1, "a kill after the last rename leaves a record that is done, and it is whole"
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_no_kill_costs_more_than_the_checkpoint_that_was_being_written(tmp_path, after):
+    moment, lived, whole_ones = 0, False, []
+    while not lived:
+        moment += 1
+        folder = tmp_path / f"{moment}"
+        lived = killed_at(folder, moment, after, kept)
+        found = Checkpoints(folder, "key", 0.0).load()
+        whole_ones.append(0 if found is None else found["step"])
+        assert found is None or found["weights"].tolist() == [float(found["step"])] * 3
+        kept(folder)
+        assert Checkpoints(folder, "key", 0.0).load()["step"] == 3
+    assert moment > 20 and whole_ones == sorted(whole_ones) and set(whole_ones) == {0, 1, 2, 3}
 
 
 def test_a_rerun_keeps_the_old_result_aside(tmp_path):
