@@ -6,7 +6,6 @@ since every document is seen about once; the saved configurations keep their fam
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -14,23 +13,23 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
-from demo_corpus import CONNECTIVES, documents
+from demo_corpus import documents
+from demo_corruption import CORRUPTIONS, Batch, Corrupt
 from demo_models import build_model
-from demo_tokenizers import SENTINELS
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-Batch = dict[str, Tensor]
-Corrupt = Callable[[list[list[int]], random.Random], Batch]
-IGNORED = -100
+from transformers import Adafactor, PreTrainedModel, PreTrainedTokenizerFast
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long and how hard to pre-train one backbone."""
+    """How long and how hard to pre-train one backbone.
+
+    With `scaled` the rate is relative to the size of each parameter (Adafactor, which T5 was pre-trained with): T5's
+    embeddings start ten times as large as its matrices, and one absolute rate for both learns three times slower.
+    """
 
     steps: int
     learning_rate: float
+    scaled: bool = False
     batch_size: int = 64
     warmup: float = 0.05
     weight_decay: float = 0.01
@@ -40,7 +39,7 @@ RECIPES: dict[str, Recipe] = {
     "deberta": Recipe(6000, 1.5e-3),
     "roberta": Recipe(6000, 1.5e-3),
     "bart": Recipe(5000, 1.5e-3),
-    "t5": Recipe(5000, 1e-3),
+    "t5": Recipe(5000, 3e-2, scaled=True),
 }
 
 
@@ -69,117 +68,6 @@ def batches(
             yield corrupt(group, rng)
 
 
-def pad(rows: list[list[int]], value: int) -> Tensor:
-    """A rectangular tensor of the rows."""
-    width = max(map(len, rows))
-    return torch.tensor([row + [value] * (width - len(row)) for row in rows])
-
-
-def as_batch(inputs: list[list[int]], labels: list[list[int]], padding: int) -> Batch:
-    """Padded tensors of inputs and labels."""
-    ids = pad(inputs, padding)
-    return {"input_ids": ids, "attention_mask": (ids != padding).long(), "labels": pad(labels, IGNORED)}
-
-
-def mask_tokens(tokenizer: PreTrainedTokenizerFast) -> Corrupt:
-    """Masked language modelling as in BERT; never of punctuation, and of a connective every other time.
-
-    A connective is the only word that tells how two clauses relate, so masking it often is what makes the model
-    compare them.
-    """
-    fixed = set(tokenizer.all_special_ids) | set(tokenizer(".,", add_special_tokens=False)["input_ids"])
-    words = [f" {word}" for choice in CONNECTIVES.values() for word in choice]
-    connectives = {tokenizer(word, add_special_tokens=False)["input_ids"][0] for word in words}
-    mask, size, padding = tokenizer.mask_token_id, len(tokenizer), tokenizer.pad_token_id
-
-    def corrupt(rows: list[list[int]], rng: random.Random) -> Batch:
-        inputs, labels = [], []
-        for row in rows:
-            before, after = list(row), [IGNORED] * len(row)
-            for place, token in enumerate(row):
-                if token in fixed or rng.random() >= (0.5 if token in connectives else 0.2):
-                    continue
-                after[place] = token
-                draw = rng.random()
-                before[place] = mask if draw < 0.8 else rng.randrange(size) if draw < 0.9 else token
-            inputs.append(before)
-            labels.append(after)
-        return as_batch(inputs, labels, padding)
-
-    return corrupt
-
-
-def spans(length: int, share: float, mean: float, rng: random.Random) -> list[tuple[int, int]]:
-    """Disjoint spans (start, end) that cover about `share` of the positions, never touching each other."""
-    wanted, out, start = max(1, round(share * length)), [], 0
-    while wanted > 0 and start < length:
-        start += math.floor(rng.expovariate(share / (mean * (1 - share))))
-        width = min(1 + math.floor(rng.expovariate(1 / mean)), wanted)
-        if start + width > length:
-            break
-        out.append((start, start + width))
-        wanted -= width
-        start += width + 1
-    return out or [(0, 1)]
-
-
-def blank_out(row: list[int], bounds: tuple[int, int], marker: int, rng: random.Random) -> list[int]:
-    """The row with spans between the bounds replaced by one marker each."""
-    first, last = bounds
-    kept, done = row[:first], first
-    for start, end in spans(last - first, 0.3, 2.0, rng):
-        kept += [*row[done : first + start], marker]
-        done = first + end
-    return kept + row[done:]
-
-
-def infill(tokenizer: PreTrainedTokenizerFast) -> Corrupt:
-    """BART's denoising: each span of text becomes one <mask>, the target is the whole text."""
-    padding, mask = tokenizer.pad_token_id, tokenizer.mask_token_id
-
-    def corrupt(rows: list[list[int]], rng: random.Random) -> Batch:
-        return as_batch([blank_out(row, (1, len(row) - 1), mask, rng) for row in rows], rows, padding)
-
-    return corrupt
-
-
-def sentinel_pair(row: list[int], sentinels: list[int], rng: random.Random) -> tuple[list[int], list[int]]:
-    """A text with spans replaced by sentinels, and the list of each sentinel with what it stands for."""
-    body, kept, target, done = row[:-1], [], [], 0
-    for sentinel, (start, end) in zip(sentinels, spans(len(row) - 1, 0.25, 1.7, rng), strict=False):
-        kept += [*body[done:start], sentinel]
-        target += [sentinel, *body[start:end]]
-        done = end
-    return [*kept, *body[done:], row[-1]], [*target, row[-1]]
-
-
-def span_corruption(tokenizer: PreTrainedTokenizerFast) -> Corrupt:
-    """T5's objective; every other batch instead asks for the whole text, its spans blanked by the last sentinel.
-
-    The targets of span corruption are short, and alone they do not teach so small a decoder to read the encoder in
-    the few steps there are.
-    """
-    padding = tokenizer.pad_token_id
-    vocabulary = tokenizer.get_vocab()
-    sentinels = [vocabulary[f"<extra_id_{index}>"] for index in range(SENTINELS)]
-
-    def corrupt(rows: list[list[int]], rng: random.Random) -> Batch:
-        if rng.random() < 0.5:
-            return as_batch([blank_out(row, (0, len(row) - 1), sentinels[-1], rng) for row in rows], rows, padding)
-        pairs = [sentinel_pair(row, sentinels[:-1], rng) for row in rows]
-        return as_batch([inputs for inputs, _ in pairs], [labels for _, labels in pairs], padding)
-
-    return corrupt
-
-
-CORRUPTIONS: dict[str, Callable[[PreTrainedTokenizerFast], Corrupt]] = {
-    "deberta": mask_tokens,
-    "roberta": mask_tokens,
-    "bart": infill,
-    "t5": span_corruption,
-}
-
-
 @torch.no_grad()
 def held_out_loss(model: PreTrainedModel, stream: Iterator[Batch], count: int = 30) -> float:
     """Mean loss over `count` batches of documents from another corpus seed."""
@@ -205,6 +93,15 @@ def without_dropout(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
+def optimizer_of(model: PreTrainedModel, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW, or Adafactor with rates relative to the parameters' size."""
+    if recipe.scaled:
+        return Adafactor(model.parameters(), lr=recipe.learning_rate, scale_parameter=True, relative_step=False)
+    return torch.optim.AdamW(
+        model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
+    )
+
+
 def pretrain(
     name: str, tokenizer: PreTrainedTokenizerFast, seed: int, report: Callable[[str], None] = print
 ) -> tuple[PreTrainedModel, float]:
@@ -214,9 +111,7 @@ def pretrain(
     model = without_dropout(build_model(name, len(tokenizer)))
     corrupt = CORRUPTIONS[name](tokenizer)
     stream = batches(tokenizer, corrupt, recipe.batch_size, seed, seed)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
-    )
+    optimizer = optimizer_of(model, recipe)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, recipe))
     started = time.monotonic()
     model.train()
