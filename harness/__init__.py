@@ -3,7 +3,7 @@
 Reading order, and the direction of imports (an arrow never points back; tests/test_arrows.py draws them):
 
     __main__    compose the configuration, run or sweep, print one honest line
-    run         the whole experiment on one screen
+    run, remarks                 the whole experiment on one screen; what a reader of its number must know
     sweep       many runs at once: Hydra's multirun on local workers
     compose, config, schema      Hydra's errors in one message; the schema
     recipe, level, rows          the papers' hyper-parameters; their sizes; both as rows of TOML

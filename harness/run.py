@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness import device, directory, identity, model, provenance, publish, record, task
+from harness import device, directory, identity, model, provenance, publish, record, remarks, task
 from harness.claim import Claim
-from harness.config import RecipeConfig, RunConfig
+from harness.config import RunConfig
 from harness.distributed import Group
 from harness.errors import ConfigError
 from harness.record import DONE, Record
@@ -78,7 +78,8 @@ def lead(plan: Plan, group: Group) -> Record:
         begun = Record(
             plan.id, record.RUNNING, plan.identity, asdict(plan.config), asdict(plan.config.recipe),
             code=provenance.code(plan.config.method, plan.identity["quantization"]),
-            provenance=provenance.begin() | ({"attempts": attempts} if attempts else {}), remarks=remarks(plan),
+            provenance=provenance.begin() | ({"attempts": attempts} if attempts else {}),
+            remarks=remarks.of(plan.config, plan.task, plan.device),
         )  # fmt: skip
         record.write(plan.folder, begun)
         with publish.failures(plan.folder, begun):
@@ -90,7 +91,7 @@ def lead(plan: Plan, group: Group) -> Record:
 
 def experiment(plan: Plan, begun: Record, group: Group) -> Record:
     """The experiment itself, in the order of design and README: load, attach, train, evaluate, save."""
-    from harness import budget, progress, quantization
+    from harness import budget, latency, progress, quantization
     from harness.checkpoint import Checkpoints
     from harness.cost import Meter
     from harness.evaluate import evaluate
@@ -140,37 +141,11 @@ def experiment(plan: Plan, begun: Record, group: Group) -> Record:
         "losses": outcome.losses, "curve": outcome.curve, "steps": outcome.steps, "best": outcome.best, "trace": outcome.trace,
     }  # fmt: skip
     cost = asdict(meter.cost(outcome, stored=plan.folder / "adapter")) | asdict(footprint)
+    # Last of all: where the method can be merged, this uses the model up.
+    cost |= latency.measure(tuned, splits[rows.reports], device=plan.device, precision=plan.precision)
+    cost["processes"] = group.size
     if not config.results.keep_adapter:  # its size and digest are known; the weights need not stay
         publish.drop_adapter(plan.folder)
     made = provenance.ended(begun.provenance, device=name) | {"resumed_at": outcome.resumed_at, "processes": group.size}
-    told = [*begun.remarks, *solved, *cut_short(splits), *outcome.remarks]
+    told = [*begun.remarks, *solved, *remarks.cut_short(splits), *outcome.remarks]
     return replace(begun, state=DONE, science=science, cost=cost, provenance=made, remarks=told)
-
-
-def cut_short(splits: dict[str, Any]) -> list[str]:
-    """Which splits lost tokens to the length limits."""
-    lost = {split: part.truncated_rows for split, part in splits.items() if part.truncated_rows}
-    return [
-        f"{count} of {len(splits[split])} {split} rows were cut to the length limit" for split, count in lost.items()
-    ]
-
-
-def unpublished(recipe: RecipeConfig) -> list[str]:
-    """Which of a recipe's values nobody has published, and which of them are to be searched for."""
-    unknown = [key for key, tag in recipe.tags.items() if tag == "unknown"]
-    searched = [f"{key} (one of {len(values)})" for key, values in recipe.search.items() if key in unknown]
-    told = [f"not published, chosen here: {', '.join(unknown)}"] if unknown else []
-    return told + ([f"to be searched, not searched yet: {', '.join(searched)}"] if searched else [])
-
-
-def remarks(plan: Plan) -> list[str]:
-    """What a reader of the number must know: a subset of the rows, a fallback recipe, other data than the official."""
-    told = list(plan.task.remarks)
-    if plan.config.recipe.name in ("none", "fallback"):
-        told.append(
-            f"recipe {plan.config.recipe.name}: no published hyper-parameters for this method, backbone and task"
-        )
-    told += [f"recipe {plan.config.recipe.name}: {said}" for said in unpublished(plan.config.recipe)]
-    if plan.config.train.optimizer == "paged_adamw" and plan.device != "cuda":
-        told.append("train.optimizer=paged_adamw: nothing to page out of without a GPU; this is plain AdamW")
-    return told

@@ -10,7 +10,7 @@ from specs import composed
 from harness import compose, level, recipe, rows
 from harness.errors import ConfigError
 from harness.paths import CONF
-from harness.run import unpublished
+from harness.remarks import unpublished
 
 DEBERTA = "deberta_v3_base"
 # AdaLoRA, table 8 and scripts: learning rate, epochs, T, gamma, t_i, Delta_T, t_f, warm-up (steps, or a ratio below 1),
@@ -196,7 +196,17 @@ def test_baselines_of_adalora_are_a_search(name, method):
     assert found.recipe.tags["train.learning_rate"] == "unknown"
     assert found.recipe.tags["train.epochs"] == "inferred" and found.recipe.tags["train.batch_size"] == "paper"
     assert method != "lora" or (found.method["lora_alpha"], found.method["lora_dropout"]) == (alpha, 0)
-    assert any("train.learning_rate (one of 8)" in told for told in unpublished(found.recipe))
+    assert any("is one of the 8 values, equal for every method" in told for told in unpublished(found))
+
+
+def test_a_value_of_the_grid_is_a_trial_of_the_search():
+    """Every baseline has the same grid, hence equal trials; the record says that a run is one of them, or is none."""
+    baselines = ("full", "bitfit", "houlsby", "pfeiffer", "lora")
+    assert len({str(composed(f"method={method}", "task=glue/rte").recipe.search) for method in baselines}) == 1
+    for value, says in ((8e-4, "train.learning_rate=0.0008 is one of the 8 values, equal for every method, among"),
+                        (2e-4, "train.learning_rate=0.0002 is none of the 8 values")):  # fmt: skip
+        told = unpublished(composed("method=houlsby", "task=glue/rte", f"train.learning_rate={value}"))
+        assert any(says in line for line in told)
 
 
 def test_lora_on_bart_is_a_search_too():

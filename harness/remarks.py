@@ -1,0 +1,54 @@
+"""What a reader of a run's number must know beside it: kept in the record, shown below every table that uses it."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import Any
+
+from harness.config import RunConfig
+from harness.task import Task
+
+
+def of(config: RunConfig, task: Task, device: str) -> list[str]:
+    """Before the run: a subset of the rows, a fallback recipe, values that nobody published, a trial of a search."""
+    told, recipe = list(task.remarks), config.recipe
+    if recipe.name in ("none", "fallback"):
+        told.append(f"recipe {recipe.name}: no published hyper-parameters for this method, backbone and task")
+    told += [f"recipe {recipe.name}: {said}" for said in unpublished(config)]
+    if config.train.optimizer == "paged_adamw" and device != "cuda":
+        told.append("train.optimizer=paged_adamw: nothing to page out of without a GPU; this is plain AdamW")
+    return told
+
+
+def unpublished(config: RunConfig) -> list[str]:
+    """Which of a recipe's values nobody has published, and whether this run is a trial of the search for them.
+
+    `recipe.search` holds the values among which a paper chose without saying which, the same for all its baselines: run
+    over it, each of them gets equal trials. A run at one of these values is one trial, by the recipe or the command line.
+    """
+    recipe = config.recipe
+    unknown = [key for key, tag in recipe.tags.items() if tag == "unknown"]
+    told = [f"not published, chosen here: {', '.join(unknown)}"] if unknown else []
+    return told + [_trial(key, _at(config, key), grid) for key, grid in recipe.search.items()]
+
+
+def _trial(key: str, value: Any, grid: list[Any]) -> str:
+    among = f"the {len(grid)} values, equal for every method, among which the paper chose"
+    if value in grid:
+        return f"{key}={value:g} is one of {among}; this run is one trial of that search"
+    return f"{key}={value:g} is none of {among}"
+
+
+def _at(config: RunConfig, key: str) -> Any:
+    """The value under a dotted key."""
+    return reduce(
+        lambda found, part: found[part] if isinstance(found, dict) else getattr(found, part), key.split("."), config
+    )
+
+
+def cut_short(splits: dict[str, Any]) -> list[str]:
+    """After tokenising: which splits lost tokens to the length limits."""
+    lost = {split: part.truncated_rows for split, part in splits.items() if part.truncated_rows}
+    return [
+        f"{count} of {len(splits[split])} {split} rows were cut to the length limit" for split, count in lost.items()
+    ]
