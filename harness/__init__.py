@@ -12,14 +12,15 @@ Reading order, and the direction of imports (an arrow never points back; tests/t
     splits, answers              the papers' special splits; generated answers read back as labels
     data, tokens                 text -> batches; tokenised once, kept on disk
     metrics, scores, spans       in-tree `evaluate` metrics; their arithmetic; answers as SQuAD compares them
-    model, directory, snapshot   backbone and method; where it is; its files from the hub
+    model, targets               backbone and method; what peft does not check of its own
+    directory, snapshot          where the backbone is; its files from the hub
     budget                       the parameter budget
     quantization, codes          the backbone in 4 or 8 bits, and back; what the codes are, written out
     train       the training, over accelerate
     loop, update, distributed    its stages and evaluations; one update; several processes for one run
     feed, schedule, optimizer, losses, monitor    its batches, rates, AdamW, objective, learning curve
     predict, submission          a finished run on rows with hidden labels; the benchmarks' files
-    evaluate, cost               scores from logits or generated text; seconds, tokens, peak and stored bytes
+    evaluate, cost, latency      scores from logits or generated text; seconds, tokens, bytes; seconds of one row
     identity, provenance         what makes two runs the same run; commit, versions, the hash of what makes numbers
     record, claim, publish, atomic    the store: read, own, finish, write
     checkpoint, interrupt    what an interrupted run goes on from; the signals that interrupt it

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness import targets
 from harness.config import ModelConfig, QuantizationConfig
 from harness.directory import shaped
 from harness.errors import ConfigError, ModelError, nearest, unknown
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
     from harness.task import Task
 
-OURS = ("_target_", "name", "size", "ranks")  # keys of a method's YAML that are no arguments of its configuration
+# Keys of a method's YAML, or of a recipe for it, that are no arguments of its configuration.
+OURS = ("_target_", "name", "size", "ranks", "init_normal", "declares")
 # Settings that a model reads and its configuration class lacks.
 UNDECLARED = {
     "deberta-v2": ("cls_dropout", "norm_rel_ebd", "position_buckets", "share_att_key"),
@@ -182,49 +184,40 @@ def method_config(method: dict[str, Any], spec: ModelConfig, task_kind: str, mod
     except (TypeError, ValueError) as error:
         raise ConfigError(f"method {method['name']}: {error}") from error
     for rank in method.get("ranks", ()):
-        _check_rank(rank, getattr(config, rank), config, model)
+        targets.check_rank(rank, getattr(config, rank), config, model)
     return config
 
 
-def _check_rank(field: str, rank: int, config: PeftConfig, model: nn.Module) -> None:
-    """Raises ConfigError where a targeted matrix cannot have this rank; peft itself takes any."""
-    from peft.tuners.tuners_utils import check_target_module_exists
-    from torch import nn
+def attach(
+    model: PreTrainedModel, config: PeftConfig, *, seed: int, init_normal: dict[str, float] | None = None
+) -> PeftModel:
+    """The method on the backbone, drawn from the run's seed. Raises ConfigError where it does not fit.
 
-    for name, module in model.named_modules():
-        if not isinstance(module, nn.Linear) or not check_target_module_exists(config, name):
-            continue
-        if rank > (highest := min(module.in_features, module.out_features)):
-            shape = f"{module.out_features} x {module.in_features}"
-            raise ConfigError(
-                f"method.{field}={rank} is above the rank of {name}, which is {shape}; it can be {highest} at most"
-            )
-
-
-def attach(model: PreTrainedModel, config: PeftConfig, *, seed: int) -> PeftModel:
-    """The method on the backbone, drawn from the run's seed. Raises ConfigError where it does not fit."""
+    Args:
+        init_normal: a part of the names of trained parameters -> the standard deviation of the normal distribution that
+            they start from, where a paper's start is none that peft offers.
+    """
     import peft
 
     with _drawn_from("adapter", seed):
         try:
-            return peft.get_peft_model(model, config, autocast_adapter_dtype=True)
+            tuned: Any = peft.get_peft_model(model, config, autocast_adapter_dtype=True)
         except ValueError as error:
-            raise ConfigError(f"the method does not fit this backbone: {_unmatched(model, config) or error}") from error
+            raise ConfigError(
+                f"the method does not fit this backbone: {targets.unmatched(model, config) or error}"
+            ) from error
+        for part, std in (init_normal or {}).items():
+            _draw(tuned, part, std)
+    return tuned
 
 
-def _unmatched(model: nn.Module, config: PeftConfig) -> str:
-    """What to say where targets of a method of peft's match nothing: peft itself does not say what there is."""
-    from peft.tuners.tuners_utils import check_target_module_exists
-    from torch import nn
-
-    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    targets = getattr(config, "target_modules", None) if type(config).__module__.startswith("peft.") else None
-    if not targets or any(check_target_module_exists(config, name) for name in linears):
-        return ""
-    called = ", ".join(sorted({name.rpartition(".")[2] for name in linears}))
-    return (
-        f"target_modules={targets} matches no module of {type(model).__name__}; its linear layers are called {called}"
-    )
+def _draw(tuned: nn.Module, part: str, std: float) -> None:
+    """Draw the trained parameters with `part` in their names anew. Raises ConfigError where there are none."""
+    found = [p for name, p in tuned.named_parameters() if p.requires_grad and part in name]
+    if not found:
+        raise ConfigError(f"method.init_normal.{part}: no trained parameter has '{part}' in its name")
+    for parameter in found:
+        parameter.data.normal_(0.0, std)
 
 
 def count(model: PeftModel, active: int | None) -> Params:

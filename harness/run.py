@@ -106,7 +106,7 @@ def experiment(plan: Plan, begun: Record, group: Group) -> Record:
                                      quantization=config.quantization, precision=plan.precision)  # fmt: skip
     footprint = quantization.footprint(backbone)
     method = model.method_config(sized, config.model, rows.kind, backbone)
-    tuned = model.attach(backbone, method, seed=seed).to(plan.device)
+    tuned = model.attach(backbone, method, seed=seed, init_normal=sized.get("init_normal")).to(plan.device)
     planned = budget.check(config.budget, tuned, sized)
 
     scored, tokens = dict.fromkeys((rows.selects, rows.reports, *rows.also_reports)), Tokens(tokenizer)
@@ -121,7 +121,9 @@ def experiment(plan: Plan, begun: Record, group: Group) -> Record:
                             generation=config.generation, references=task.references(rows, split),
                             answers=rows.answers, groups=rows.splits[split].groups)  # fmt: skip
 
-    with meter.training(), progress.bar(plan.id, shown=config.progress and group.leads) as bar:
+    watched = progress.Bar(plan.id, shown=config.progress and group.leads, folder=plan.folder if group.leads else None,
+                           every_seconds=config.results.heartbeat_seconds)  # fmt: skip
+    with meter.training(), watched as bar:
         settings = replace(config.train, precision=plan.precision)
         checkpoints = Checkpoints(plan.folder / "checkpoints", identity.digest([plan.identity, begun.code]),
                                   config.results.checkpoint_seconds, beside={"cost": meter})  # fmt: skip

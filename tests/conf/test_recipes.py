@@ -195,7 +195,9 @@ def test_baselines_of_adalora_are_a_search(name, method):
     assert found.train.learning_rate in GRID
     assert found.recipe.tags["train.learning_rate"] == "unknown"
     assert found.recipe.tags["train.epochs"] == "inferred" and found.recipe.tags["train.batch_size"] == "paper"
-    assert method != "lora" or (found.method["lora_alpha"], found.method["lora_dropout"]) == (alpha, 0)
+    if method == "lora":
+        assert (found.method["lora_alpha"], found.method["lora_dropout"]) == (alpha, 0)
+        assert found.method["init_normal"] == {"lora_A": 0.02}
     assert any("is one of the 8 values, equal for every method" in told for told in unpublished(found))
 
 
@@ -303,6 +305,7 @@ def test_every_value_of_a_paper_has_a_tag_and_every_key_exists():
                 assert method in compose.options("method"), f"{name}: {method} is no method"
                 section = yaml(method)
                 keys = {key.removeprefix("method.") for key in row["set"] if key.startswith("method.")}
+                keys -= {"init_normal"}  # harness.model.attach
                 assert keys <= section.keys(), f"{name}: {keys - section.keys()} are no fields of {method}"
     for row in level.sizes():
         for method in rows.patterns(row, "method"):
