@@ -18,9 +18,11 @@ Reading order, and the direction of imports (an arrow never points back; tests/t
     quantization, codes          the backbone in 4 or 8 bits, and back; what the codes are, written out
     train       the training, over accelerate
     loop, update, distributed    its stages and evaluations; one update; several processes for one run
+    execution                    activation checkpointing, compilation
     feed, schedule, optimizer, losses, monitor    its batches, rates, AdamW, objective, learning curve
     predict, submission          a finished run on rows with hidden labels; the benchmarks' files
     evaluate, cost, latency      scores from logits or generated text; seconds, tokens, bytes; seconds of one row
+    work, estimate               what a step does and holds, without data; memory and disk before a run
     identity, provenance         what makes two runs the same run; commit, versions, the hash of what makes numbers
     record, claim, publish, atomic    the store: read, own, finish, write
     checkpoint, interrupt    what an interrupted run goes on from; the signals that interrupt it

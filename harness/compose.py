@@ -5,7 +5,9 @@ Nothing heavy is imported: a mistyped option is answered before torch is.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -19,7 +21,7 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from harness import recipe
+from harness import recipe, several
 from harness.config import RunConfig, field_names
 from harness.errors import ConfigError, nearest, unknown
 from harness.paths import CONF
@@ -52,6 +54,8 @@ def checked(config: DictConfig) -> RunConfig:
     """The composed configuration as dataclasses. Raises ConfigError for what Hydra let pass: `++` keys, missing values."""
     resolved = OmegaConf.to_container(config, resolve=True)
     plain = {key: value for key, value in resolved.items() if key != "hydra"} if isinstance(resolved, dict) else {}
+    if isinstance(plain.get("task"), dict):
+        plain["task"] = several.whole(plain["task"], _sections)
     try:
         whole = OmegaConf.merge(OmegaConf.structured(RunConfig), plain)
     except OmegaConfBaseException as error:
@@ -71,6 +75,22 @@ def checked(config: DictConfig) -> RunConfig:
     return run
 
 
+def _sections(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The sections of other tasks, each as `task=NAME` gives it. Raises ConfigError where there is none of that name."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    ready = GlobalHydra.instance().is_initialized()
+    words = [f"+task@task.parts.at_{place}={name}" for place, name in enumerate(names)]
+    try:
+        with contextlib.nullcontext() if ready else initialize_config_dir(str(CONF), version_base="1.3"):
+            whole = compose("config", ["task=demo/entailment", "~recipe", "~level", *words])
+    except COMPOSITION_ERRORS as error:
+        raise ConfigError(f"task.tasks: {explain(error)}") from error
+    found: Any = OmegaConf.to_container(whole.task.parts, resolve=True)
+    return dict(zip(names, found.values(), strict=True))
+
+
 def _tags(config: Any) -> dict[str, str]:
     """The recipe's tags, with those of values that the command line changed put right."""
     tags = dict(config.recipe.tags)
@@ -79,6 +99,18 @@ def _tags(config: Any) -> dict[str, str]:
         if key in tags and OmegaConf.select(config, key) != value:
             tags[key] = "command line"
     return tags
+
+
+def composed(words: Sequence[str]) -> RunConfig:
+    """The configuration that these words of a command line give. Raises ConfigError for any mistake in them."""
+    from hydra import compose, initialize_config_dir
+
+    register()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return checked(compose("config", overrides=list(words)))
+    except COMPOSITION_ERRORS as error:
+        raise ConfigError(explain(error)) from error
 
 
 def explain(error: BaseException) -> str:

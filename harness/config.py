@@ -45,6 +45,7 @@ class TrainConfig:
     `optimizer` is torch's AdamW, the same with its state paged out of a full GPU, or transformers' former one.
     `max_steps` wins over `epochs`; of `warmup_steps` and `warmup_ratio` the first that is set wins.
     `retry_out_of_memory` halves the micro-batches, never the effective batch, and says so in the record.
+    `gradient_checkpointing` and `compile` change what a step costs, and its result by rounding (harness/execution.py).
     """
 
     learning_rate: float
@@ -66,6 +67,8 @@ class TrainConfig:
     select: str
     evaluate_every_epochs: float | None
     retry_out_of_memory: bool
+    gradient_checkpointing: bool
+    compile: bool
 
     def __post_init__(self) -> None:
         one_of("train.optimizer", self.optimizer, OPTIMIZERS)
@@ -156,6 +159,21 @@ class RecipeConfig:
 
 
 @dataclass
+class PreflightConfig:
+    """What is checked before the first step (harness/preflight.py): `skip` names checks, `enabled` switches off all.
+
+    `max_truncated_percent`: more rows than this cut to the length limit, in any split, are an error.
+    """
+
+    enabled: bool
+    skip: list[str]
+    max_truncated_percent: float
+
+    def __post_init__(self) -> None:
+        at_least("preflight.max_truncated_percent", self.max_truncated_percent, 0)
+
+
+@dataclass
 class ResultsConfig:
     """Where records go, whether the trained adapter is kept, how often a live run says that it is alive.
 
@@ -189,6 +207,7 @@ class RunConfig:
     data: DataConfig
     train: TrainConfig
     generation: GenerationConfig
+    preflight: PreflightConfig
     results: ResultsConfig
 
     def __post_init__(self) -> None:

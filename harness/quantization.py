@@ -70,7 +70,7 @@ def quantize(model: PreTrainedModel, settings: QuantizationConfig, *, head: list
         return
     _bitsandbytes()
     compute = getattr(torch, precision if settings.compute_dtype == "auto" else settings.compute_dtype)
-    for place, (name, layer) in enumerate(list(_layers(model, head))):
+    for place, (name, layer) in enumerate(list(layers(model, head))):
         four_bit = settings.weights in ("nf4", "fp4")
         made = _four_bit(layer, settings, compute) if four_bit else _eight_bit(layer, settings)
         if place == 0:
@@ -97,7 +97,7 @@ def _bitsandbytes() -> Any:
     return bitsandbytes
 
 
-def _layers(model: PreTrainedModel, head: list[str]) -> Iterator[tuple[str, nn.Linear]]:
+def layers(model: PreTrainedModel, head: list[str]) -> Iterator[tuple[str, nn.Linear]]:
     """The linear layers to quantise, by path."""
     spared = {*head, *(getattr(model, "_keep_in_fp32_modules", None) or ())}
     output = model.get_output_embeddings()

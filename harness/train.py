@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from harness import losses
+from harness import execution, losses
 from harness.checkpoint import Checkpoints
 from harness.config import TrainConfig
 from harness.data import Encoded
@@ -100,6 +100,7 @@ def train(
     group = group or Group()
     accelerator = accelerator_for(device, settings.precision)
     model.to(accelerator.device).train()
+    execution.prepare(model, settings)
     torch.manual_seed(seed)
     hooks, feed = find(model), Feed(encoded, settings, model, accelerator.device, seed, buckets, group.rank, group.size)
     total = total_steps(settings, feed.steps_per_epoch)

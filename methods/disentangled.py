@@ -37,14 +37,14 @@ def distances(length: int, buckets: int, reach: int, span: int, device: torch.de
         rows (rows in use,), and where distances share rows the place among them of every pair (length, length) of query
         and key; without sharing, rows stand in order of falling distance, length - 1 first, and the places are None.
     """
-    falling = torch.arange(length - 1, -length, -1, device=device)
+    falling = torch.arange(length - 1, -length, -1, device="cpu")  # a GPU would be waited for, meta has no values
     bucketed = make_log_bucket_position(falling, buckets, reach).long() if buckets > 0 and reach > 0 else falling
     table = (bucketed + span).clamp(0, 2 * span - 1)
     rows, place = torch.unique_consecutive(table, return_inverse=True)
     if len(rows) == len(table):
-        return table, None
-    ids = torch.arange(length, device=device)
-    return rows, place[length - 1 - ids[:, None] + ids[None, :]]
+        return table.to(device), None
+    ids = torch.arange(length, device="cpu")
+    return rows.to(device), place[length - 1 - ids[:, None] + ids[None, :]].to(device)
 
 
 def skew(products: Tensor) -> Tensor:

@@ -76,7 +76,13 @@ ARROWS = {
         "answers", "atomic", "compose", "config", "device", "directory", "errors", "evaluate", "model", "paths", "record",
         "schema", "submission", "sweep", "task", "tokens",
     },
-    "sweep": {"compose", "config", "device", "distributed", "errors", "interrupt", "progress", "provenance", "record", "run"},
+    "make": {"claim", "config", "device", "distributed", "errors", "interrupt", "progress", "provenance", "record", "run"},
+    "jobs": {"atomic", "errors"},
+    "state": {"atomic", "claim", "errors", "index", "jobs", "progress", "provenance", "record"},
+    "wanted": {"atomic", "compose", "config", "device", "directory", "errors", "identity", "paths", "task"},
+    "workers": {"claim", "config", "device", "errors", "make", "record", "run", "wanted"},
+    "slurm": {"claim", "config", "errors", "interrupt", "jobs", "make", "record", "run", "wanted", "workers"},
+    "sweep": {"errors", "make", "record", "slurm", "state", "wanted", "workers"},
     "stats": set(),
     "itemwise": {"stats"},
     "bundle": {"record"},
@@ -116,7 +122,7 @@ ARROWS = {
         "bundle", "cells", "compare", "drawing", "errors", "examples", "figures", "grid", "output", "page", "provenance",
         "published", "ranking", "record", "runsheet", "select", "sheet", "traces", "verdict",
     },
-    "__main__": {"compose", "distributed", "errors", "paths", "sweep"},
+    "__main__": {"compose", "distributed", "errors", "make", "paths", "sweep"},
 }  # fmt: skip
 OF_METHODS = {"hooks", "attention"}
 

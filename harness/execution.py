@@ -1,0 +1,45 @@
+"""How a model's steps are executed, which changes what they cost: activation checkpointing, compilation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.config import TrainConfig
+from harness.errors import ConfigError
+
+
+def prepare(model: nn.Module, settings: TrainConfig) -> None:
+    """Switch on what the settings ask for, in place. Raises ConfigError where the backbone cannot."""
+    if settings.gradient_checkpointing:
+        checkpoint_activations(model)
+    if settings.compile:
+        compile_forward(model)
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Keep a layer's input alone, and compute the layer again when its gradients are due: less memory, more time.
+
+    Dropout is drawn again as it was. Not the reentrant way, which cannot train what layers share.
+    """
+    backbone = unwrapped(model)
+    if not getattr(backbone, "supports_gradient_checkpointing", False):
+        raise ConfigError(f"train.gradient_checkpointing=true: {type(backbone).__name__} does not support it")
+    backbone.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def compile_forward(model: nn.Module) -> None:
+    """Let torch.compile make the backbone's forward and backward pass; any length of text is one program.
+
+    Names and weights stay. What a method changes while it trains (a rank, a mask) is noticed and compiled again.
+    """
+    torch._dynamo.config.allow_unspec_int_on_nn_module = True
+    unwrapped(model).compile(dynamic=True)
+
+
+def unwrapped(model: nn.Module) -> Any:
+    """The backbone inside a PeftModel, or the model itself."""
+    inside: Any = getattr(model, "get_base_model", None)
+    return model if inside is None else inside()
