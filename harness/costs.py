@@ -20,7 +20,9 @@ SHARED = ("model", "budget", "settings", "device")
 MEANING = (
     "Costs: adapter, head and active parameters; bytes and bits of the adapter's weight files on disk; largest memory "
     "held (GPU allocations, or the whole process on a CPU); training rows a second and seconds of training, evaluation "
-    "apart, median of the runs. a–b: smallest and largest of the row's runs. Seconds compare on one device only."
+    "apart; milliseconds of one forward pass of one row, with the adapter beside the backbone, and merged into it (– where "
+    "that cannot be): medians of the runs; device hours of all runs together. a–b: smallest and largest of the row's runs. "
+    "Seconds compare on one device only."
 )
 
 
@@ -41,9 +43,25 @@ def line(runs: Sequence[Record]) -> dict[str, str]:
         "peak MiB": _range([round(size / 2**20) for size in _known(costs, "peak_bytes")]),
         "examples/s": f"{statistics.median(speeds):,.1f}" if speeds else NONE,
         "train s": f"{statistics.median(seconds):,.1f}" if seconds else NONE,
+        "latency ms": _milliseconds(costs, "latency_seconds"),
+        "merged ms": _milliseconds(costs, "latency_merged_seconds"),
+        "device h": f"{sum(hours):.3g}"
+        if (hours := [_hours(run) for run in runs if run.cost.get("seconds")])
+        else NONE,
         "runs": str(len(costs)),
         "device": ", ".join(devices) or NONE,
     }
+
+
+def _milliseconds(costs: list[dict[str, Any]], name: str) -> str:
+    """The median, or nothing."""
+    found = _known(costs, name)
+    return f"{1000 * statistics.median(found):.3g}" if found else NONE
+
+
+def _hours(run: Record) -> float:
+    """Of a run, failed ones too, on all its devices."""
+    return float(run.cost["seconds"]) * int(run.cost.get("processes") or 1) / 3600
 
 
 def measured(runs: Sequence[Record]) -> dict[str, float]:

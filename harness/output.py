@@ -43,7 +43,7 @@ def show(text: str, output: Path | None) -> None:
 def frame(table: pd.DataFrame, note: str, name: str) -> str:
     """A plain frame of strings in the format `name`, its note beneath (CSV: without)."""
     if table.empty:
-        return note
+        return textwrap.fill(note, WIDTH)
     if name == "csv":
         return table.to_csv(index=False).rstrip("\n")
     if name == "html":

@@ -53,7 +53,9 @@ def judge(ours: Ours, published: Published) -> Verdict:
     if values and published.value is not None:
         difference = stats.mean(values) - published.value
     if ours.unlike:
-        return Verdict(NOT_COMPARABLE, difference, why=ours.unlike)
+        only = all(why.startswith("statistic:") for why in ours.unlike) and len(values) > 1 and difference is not None
+        predicted = _predicted(ours, published) if only else None  # the paper's own statistic does compare
+        return Verdict(NOT_COMPARABLE, difference, None, None, predicted, _inside(published, predicted), ours.unlike)
     if not values:
         return Verdict(NOT_RUN, why=(ours.absent,) if ours.absent else ())
     if difference is None:
@@ -76,7 +78,7 @@ def _tested(ours: Ours, published: Published, difference: float) -> Verdict:
     agree, strict = equivalence(stats.LEVEL), equivalence((1 + stats.LEVEL) / 2)
     reach = strict.smallest_margin - abs(difference)  # half of the 95 % interval of the difference
     predicted = _predicted(ours, published)
-    inside = predicted.low <= printed <= predicted.high
+    inside = _inside(published, predicted)
     if agree.p < 1 - stats.LEVEL:
         return Verdict(REPRODUCED, difference, agree.smallest_margin, predicted=predicted, inside=inside)
     if abs(difference) - reach > setting.margin:
@@ -85,10 +87,15 @@ def _tested(ours: Ours, published: Published, difference: float) -> Verdict:
     return Verdict(UNDER_POWERED, difference, agree.smallest_margin, more, predicted, inside)
 
 
+def _inside(published: Published, predicted: stats.Interval | None) -> bool | None:
+    """Whether the paper's number lies in the interval; None without one."""
+    return None if predicted is None or published.value is None else predicted.low <= published.value <= predicted.high
+
+
 def _predicted(ours: Ours, published: Published) -> stats.Interval:
     """Where the paper's statistic would fall if its runs were like ours; an unknown statistic counts as one run."""
     setting = published.setting
-    known = setting.statistic in ("mean", "median") and setting.seeds
+    known = setting.statistic in stats.STATISTICS and setting.seeds
     return stats.prediction_interval(
         ours.values,
         rng=np.random.default_rng(0),

@@ -134,12 +134,15 @@ def test_costs(capsys, tmp_path):
     ours = runs(GLUE, ["lora_1.33M"], seeds=2)
     for index, one in enumerate(ours):
         one.cost.update(stored_bytes=1000, peak_bytes=2**20 * (5 + index), train_seconds=10.0, examples=400)
+        one.cost.update(latency_seconds=0.0123, latency_merged_seconds=None, seconds=1800.0, processes=2)
         one.provenance["device"] = "cpu"
     root = store(tmp_path, ours)
     for argv in (("table=adalora_glue",), ()):
         _, out, _ = shown(capsys, *argv, "--root", root, "--costs")
         line = next(line for line in reversed(out.splitlines()) if line.startswith(("| lora", "| LoRA")))
         words = [word.strip() for word in line.strip("|").split("|")]
+        hours = 2 * 1800 * sum("lora" in one.id for one in ours) / 3600 / (1 if "table=adalora_glue" in argv else 8)
+        assert {"12.3", "–", f"{hours:.3g}"} <= set(words)
         assert "8,000" in words and "40.0" in words and "10.0" in words and "device cpu" in " ".join(out.split())
     for name in ("latex", "csv", "html"):
         assert "8,000" in shown(capsys, "--root", root, "--costs", "--format", name)[1]
