@@ -45,6 +45,7 @@ class Loop:
     def __post_init__(self) -> None:
         self.model, self.hooks, self.feed = self.update.model, self.update.hooks, self.update.feed
         self.group, self.interrupt = self.update.group, self.update.group.interrupt
+        self.due = evaluation_steps(self.settings.evaluate_every_epochs, self.feed.steps_per_epoch, self.total)
 
     def run(self) -> int:
         """All stages, from the newest checkpoint where there is one. Returns after which update that was taken, or 0."""
@@ -90,8 +91,7 @@ class Loop:
 
     def evaluate(self, step: int, stage: Stage, adamw: Optimizer) -> None:
         """A row of the learning curve after `step` updates, where one is due and not there yet."""
-        due = evaluation_steps(self.settings.evaluate_every_epochs, self.feed.steps_per_epoch, self.total)
-        if self.validate is None or not self.group.leads or step not in due or self.monitor.recorded(step):
+        if self.validate is None or not self.group.leads or step not in self.due or self.monitor.recorded(step):
             return
         self.monitor.fetch()
         try:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from settings import training
 from torch import nn
 from transformers import (
     AutoModelForSeq2SeqLM,
@@ -17,16 +18,14 @@ from transformers import (
     Trainer,
 )
 
-from harness.config import TrainConfig
 from harness.errors import ConfigError
 from harness.optimizer import FormerAdamW, align, build, parameter_groups, set_rates, trained
 from methods.hooks import Hooks
 
-SETTINGS = TrainConfig(
+SETTINGS = training(
     learning_rate=0.1, epochs=1, max_steps=None, batch_size=1, accumulation_steps=1, optimizer="adamw",
     warmup_steps=None, warmup_ratio=0.0, schedule="linear", weight_decay=0.01, adam_beta1=0.85, adam_beta2=0.95,
     adam_epsilon=1e-7, clip_norm=None, label_smoothing=0.0, precision="float32", select="last", evaluate_every_epochs=None,
-    retry_out_of_memory=False,
 )  # fmt: skip
 ENCODER = {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
 

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from settings import training
 from torch import nn
 from transformers import get_linear_schedule_with_warmup
 
-from harness.config import TrainConfig
 from harness.data import Encoded, collate, epoch_batches
 from harness.errors import ConfigError
 from harness.monitor import Diverged, Monitor
@@ -18,7 +18,7 @@ from harness.schedule import evaluation_steps, learning_rate, total_steps
 from harness.train import train
 from methods.hooks import Hooks, Phase
 
-SETTINGS = TrainConfig(
+SETTINGS = training(
     learning_rate=0.05,
     epochs=2,
     max_steps=None,
@@ -37,7 +37,6 @@ SETTINGS = TrainConfig(
     precision="float32",
     select="last",
     evaluate_every_epochs=None,
-    retry_out_of_memory=False,
 )
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
+from settings import training
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -29,7 +30,7 @@ from harness.train import train
 
 SEED = 7
 STEPS = 20
-SETTINGS = TrainConfig(
+SETTINGS = training(
     learning_rate=1e-3,
     epochs=1,
     max_steps=STEPS,
@@ -48,7 +49,6 @@ SETTINGS = TrainConfig(
     precision="float32",
     select="last",
     evaluate_every_epochs=None,
-    retry_out_of_memory=False,
 )
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 

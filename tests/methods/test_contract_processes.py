@@ -3,6 +3,7 @@
 import os
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import peft
 import pytest
@@ -158,3 +159,13 @@ def test_memory_that_runs_out_in_one_process_is_divided_there(tmp_path):
     first, second = together(work, tmp_path)
     assert first["losses"] == pytest.approx(expected["losses"], abs=1e-5) and first["fed"] == expected["fed"]
     assert first["remarks"] == ["out of memory: micro-batches were divided by 2"] and second["remarks"] == []
+
+
+def test_trainer_does_not_grow_under_data_parallelism():
+    """transformers.Trainer wraps the model in DistributedDataParallel, which never sums what comes later."""
+    model = built(Case("increlora", "deberta", "classification"))
+    optimizer = torch.optim.AdamW(hooks.optimizer_groups(model, 1e-3, 0.0))
+    hooks.find(model).on_train_begin(40)
+    arguments, state = SimpleNamespace(world_size=2), SimpleNamespace(global_step=0, max_steps=40)
+    with pytest.raises(ValueError, match="does not sum what a method adds"):
+        hooks.HooksCallback().on_pre_optimizer_step(arguments, state, None, model=model, optimizer=optimizer)

@@ -10,20 +10,18 @@ import peft
 import pytest
 import torch
 from battery import CASES
+from settings import training
 from tiny import LABELS, METHODS, VOCABULARY, _built
 from torch import nn
 
 from harness.checkpoint import Checkpoints
-from harness.config import TrainConfig
 from harness.data import Encoded
 from harness.train import train
 
 STEPS = 12
-SETTINGS = TrainConfig(
-    learning_rate=1e-2, epochs=1, max_steps=STEPS, batch_size=2, accumulation_steps=1, optimizer="adamw",
-    warmup_steps=2, warmup_ratio=0.0, schedule="linear", weight_decay=0.1, adam_beta1=0.9, adam_beta2=0.999,
-    adam_epsilon=1e-8, clip_norm=1.0, label_smoothing=0.0, precision="float32", select="best",
-    evaluate_every_epochs=0.5, retry_out_of_memory=False,
+SETTINGS = training(
+    learning_rate=1e-2, epochs=1, max_steps=STEPS, batch_size=2, warmup_steps=2, weight_decay=0.1, clip_norm=1.0,
+    precision="float32", select="best", evaluate_every_epochs=0.5,
 )  # fmt: skip
 MOVING = {  # what makes a schedule move within so few updates
     "adalora": {"interval_steps": 1},
