@@ -2,7 +2,8 @@
 
 SIGTERM (preemption, scancel), SIGINT (Ctrl-C), SIGUSR1 and SIGUSR2 (a batch system's warning before a time limit) end a
 run with a checkpoint, a record that says PREEMPTED or TIMEOUT, and exit code 128 + the signal's number, which means: the
-same command goes on where this one stopped. A second signal does not wait for the update's end.
+same command goes on where this one stopped. A second Ctrl-C does not wait for the update's end; a second one of the
+others does, since a launcher may pass on to its processes what they were sent already.
 
     with Interrupt() as interrupt:              # the handlers that stood before come back at its end
         ...                                     # here a signal raises Stopped at once: there is nothing to save
@@ -68,8 +69,9 @@ class Interrupt:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        again, self.number = self.number is not None, self.number or number
-        if again or not self._deferred:
+        insists = number == signal.SIGINT and self.number == signal.SIGINT
+        self.number = self.number or number
+        if insists or not self._deferred:
             raise Stopped(self.number)
         print(f"{signal.Signals(number).name}: stopping after this update", file=sys.stderr, flush=True)
 

@@ -199,11 +199,14 @@ def test_a_signal_ends_training_after_the_update_with_a_checkpoint(tmp_path, num
     assert outcome.losses == expected.losses and outcome.resumed_at == 3
 
 
-def test_a_second_signal_does_not_wait():
-    tuner = Signalled(2, [signal.SIGTERM, signal.SIGINT])
-    with pytest.raises(Stopped) as stopped, Interrupt() as interrupt:
+@pytest.mark.parametrize(
+    ("second", "said"), [("SIGINT", "stopped by SIGINT"), ("SIGTERM", "stopped by SIGINT after update 3 of 6; .*")]
+)
+def test_a_second_ctrl_c_does_not_wait_and_another_signal_does(second, said):
+    tuner = Signalled(2, [signal.SIGINT, getattr(signal, second)])
+    with pytest.raises(Stopped, match=f"^{said}$") as stopped, Interrupt() as interrupt:
         run(Tiny(tuner), group=Group(interrupt=interrupt))
-    assert stopped.value.code == 143 and tuner.calls[-1] == ("post", 2)
+    assert stopped.value.code == 130 and tuner.calls[-1] == ("post", 2)
 
 
 def test_a_signal_in_an_evaluation_ends_it_at_once_and_it_is_made_later(tmp_path):
