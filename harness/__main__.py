@@ -12,7 +12,7 @@ from typing import NoReturn
 import hydra
 from omegaconf import DictConfig
 
-from harness import compose, distributed, sweep
+from harness import compose, distributed, make, sweep
 from harness.errors import HarnessError
 from harness.paths import CONF
 
@@ -21,7 +21,7 @@ def one(config: DictConfig) -> None:
     """The single run that Hydra composed."""
     try:
         sweep.refuse_launcher(config)
-        sweep.make(compose.checked(config))
+        make.make(compose.checked(config))
     except HarnessError as error:
         bad_input(str(error))
 
@@ -45,7 +45,7 @@ def main() -> None:
         bad_input(compose.explain(error))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    raise SystemExit(1 if sweep.failed else 0)
+    raise SystemExit(1 if make.failed else 0)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import os
 import secrets
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -39,6 +40,42 @@ def _born(pid: int) -> str | None:
     except (OSError, IndexError):
         return None
     return None if fields[0] == "Z" else fields[19]  # a zombie has ended, whoever forgot to bury it
+
+
+def _last(folder: Path) -> bytes | None:
+    """The owner at the end of a run's chain; None where nobody owns the run."""
+    last, path = None, folder / "owner.json"
+    while True:
+        try:
+            last = path.read_bytes()
+        except FileNotFoundError:
+            return last
+        path = _successor(folder, last)
+
+
+def _successor(folder: Path, owner: bytes) -> Path:
+    return folder / f"owner.{hashlib.sha256(owner).hexdigest()[:24]}"
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who a run's folder says is running it. here: whether that process lives; None where it is another host's."""
+
+    here: bool | None
+    job: str | None
+
+
+def owner(folder: Path) -> Owner | None:
+    """Who owns a run, without waiting for heartbeats; None where nobody does. For people and plans: a claim decides."""
+    last = _last(folder)
+    if last is None:
+        return None
+    try:
+        them = json.loads(last)
+        lives = _born(int(them["pid"])) == them["born"] if them["host"] == _host() and them["born"] else None
+        return Owner(lives, them.get("job"))
+    except (ValueError, KeyError, TypeError):
+        return Owner(False, None)
 
 
 class Busy(RecordError):
@@ -82,29 +119,16 @@ class Claim:
 
     def held(self) -> bool:
         """Whether the run is still ours: asked before the last write (the fence)."""
-        return self._last() == self.mine
-
-    def _last(self) -> bytes | None:
-        """The owner at the end of the chain; None where nobody owns the run."""
-        last, path = None, self.owner
-        while True:
-            try:
-                last = path.read_bytes()
-            except FileNotFoundError:
-                return last
-            path = self._successor(last)
-
-    def _successor(self, owner: bytes) -> Path:
-        return self.folder / f"owner.{hashlib.sha256(owner).hexdigest()[:24]}"
+        return _last(self.folder) == self.mine
 
     def _joined(self) -> bool:
         """Try to stand at the end of the chain. Raises Busy where somebody alive does."""
-        last = self._last()
+        last = _last(self.folder)
         if last is None:
             return atomic.create(self.owner, self.mine)
         if self._alive(last):
             raise Busy(f"{self.folder.name} is being run by another process (its heartbeat moves); nothing to do")
-        return atomic.create(self._successor(last), self.mine)
+        return atomic.create(_successor(self.folder, last), self.mine)
 
     def _beat(self) -> None:
         """Count the heartbeat up until stopped. A full disk stops the pulse, not the run: the final write will tell."""

@@ -18,15 +18,17 @@ import subprocess
 import sys
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness import atomic, skim
 from harness.bundle import Bundle
-from harness.cells import Stale
 from harness.identity import Known, digest
 from harness.paths import PACKAGE
 from harness.record import DONE, Record, Unreadable
 from harness.skim import Kind, Skimmed
+
+if TYPE_CHECKING:
+    from harness.cells import Stale
 
 NAME = ".index.json"
 VERSION = 2

@@ -1,19 +1,90 @@
-"""What a person sees while a run goes on: a progress bar on standard error, and at the end one honest line."""
+"""What a person sees while a run goes on: a bar on standard error, a file for others to read; at the end one honest line."""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import time
+from pathlib import Path
 from typing import Any
 
 from harness.record import Record
 
+FILE = "progress.json"
 
-def bar(name: str, *, shown: bool) -> Any:
-    """A tqdm bar for optimizer steps; the loop sets its total. Silent where nobody looks (`progress=false`, no terminal)."""
-    from tqdm import tqdm
 
-    return tqdm(
-        desc=name.rsplit(".", 1)[0], unit="step", disable=None if shown else True, dynamic_ncols=True, leave=False
-    )
+class Bar:
+    """A bar of optimizer steps, as tqdm's, which also leaves in the run's folder how far it is.
+
+    Args:
+        name: shown. shown: whether anybody looks (`progress=false`, no terminal). folder: of the run; None: no file.
+        every_seconds: how often the file is written.
+    """
+
+    def __init__(self, name: str, *, shown: bool, folder: Path | None = None, every_seconds: float = 10) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            desc=name.rsplit(".", 1)[0], unit="step", disable=None if shown else True, dynamic_ncols=True, leave=False
+        )
+        self._folder, self._every = folder, every_seconds
+        self._done, self._resumed, self._total = 0, 0, 0.0
+        self._written = self._begun = time.monotonic()
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        if self._folder is not None:
+            with contextlib.suppress(OSError):
+                (self._folder / FILE).unlink(missing_ok=True)
+
+    @property
+    def total(self) -> float | None:
+        """Steps to come; the loop sets it."""
+        return self._total
+
+    @total.setter
+    def total(self, steps: float | None) -> None:
+        self._bar.total, self._total = steps, steps or 0.0
+        self._write()
+
+    def update(self, n: int, /) -> None:
+        """`n` more steps are done. Many at once are those of an earlier process."""
+        self._bar.update(n)
+        self._done += n
+        if n > 1:
+            self._resumed, self._begun = self._done, time.monotonic()
+        if time.monotonic() - self._written >= self._every:
+            self._write()
+
+    def set_postfix_str(self, s: str, refresh: bool) -> None:
+        """A word beside the bar."""
+        self._bar.set_postfix_str(s, refresh=refresh)
+
+    def _write(self) -> None:
+        """Say how far it is, for `python -m harness.status`. A full disk costs this word, not the run."""
+        self._written = time.monotonic()
+        if self._folder is None:
+            return
+        made = self._done - self._resumed
+        rate = (self._written - self._begun) / made if made else None
+        left = None if rate is None else round(rate * (self._total - self._done), 1)
+        temporary = self._folder / f"{FILE}.tmp-{os.getpid()}"
+        with contextlib.suppress(OSError):
+            temporary.write_text(json.dumps({"step": self._done, "of": self._total, "seconds_left": left}))
+            os.replace(temporary, self._folder / FILE)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Where a run that goes on is: `step`, `of`, `seconds_left` of its training; {} where it does not say."""
+    try:
+        found = json.loads((folder / FILE).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def line(done: Record, folder: str) -> str:

@@ -1,0 +1,116 @@
+"""The launcher for one machine: each run in a process of its own, one CPU thread each where several work, or a GPU each.
+
+A worker that is killed costs its own run and no other. How a run ended is what the store says, never what its process
+returned.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from multiprocessing import connection
+from typing import Any
+
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from harness import device, record
+from harness.claim import Busy
+from harness.config import RunConfig
+from harness.errors import HarnessError
+from harness.make import failed, say
+from harness.wanted import Composer, Wanted
+
+BUSY = 75  # exit code of a worker that found its run owned by somebody else
+
+
+class OwnLauncher(Launcher, ABC):
+    """A launcher of ours: our sweeper hands it the runs that are to be made, Hydra's own sweeper any overrides.
+
+    where: the device of runs that say `device=auto`; None: this machine's.
+    """
+
+    where: str | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what composing a job needs."""
+        self.context, self.config = hydra_context, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Hydra's interface: compose, leave out what is done, make the rest."""
+        wanted = Composer(self.context.config_loader, self.config, self.where).wanted(job_overrides)
+        stored = {one.id: record.read(one.folder) for one in wanted.values() if one.config.rerun == "never"}
+        done = {run for run, known in stored.items() if known is not None and known.state == record.DONE}
+        self.work([one for one in wanted.values() if one.id not in done])
+        return []
+
+    @abstractmethod
+    def work(self, runs: Sequence[Wanted]) -> None:
+        """Make every one of these runs."""
+
+
+class LocalWorkers(OwnLauncher):
+    """`workers=null`: one a GPU where there are GPUs, else one a core. Hydra makes it from conf/hydra/launcher/local.yaml."""
+
+    def __init__(self, workers: int | None) -> None:
+        self.workers = workers
+
+    def work(self, runs: Sequence[Wanted]) -> None:
+        """Make every run, at most `workers` at a time."""
+        slots = list(range(self.workers or device.gpus() or len(os.sched_getaffinity(0))))[: len(runs)]
+        start = multiprocessing.get_context("forkserver")
+        start.set_forkserver_preload(
+            ["torch", "transformers", "harness.quantization", "peft", "harness.train", "harness.evaluate"]
+        )
+        waiting = list(runs)
+        working: dict[Any, tuple[Any, Wanted, int]] = {}
+        while waiting or working:
+            while waiting and slots:
+                one, slot = waiting.pop(0), slots.pop(0)
+                alone = self.workers == 1 or len(runs) == 1
+                process = start.Process(target=_worker, args=(one.config, slot, alone), name=one.id)
+                process.start()
+                working[process.sentinel] = (process, one, slot)
+            for sentinel in connection.wait(list(working)):
+                process, one, slot = working.pop(sentinel)  # type: ignore[index]
+                process.join()
+                slots.append(slot)
+                self._tell(process.exitcode, one)
+
+    def _tell(self, code: int, one: Wanted) -> None:
+        """Print how a run ended, by what the store says."""
+        try:
+            stored = record.read(one.folder)
+        except HarnessError as error:
+            stored, reason = None, str(error)
+        else:
+            reason = stored.error if stored and stored.error else f"its process ended with code {code}"
+        if stored is not None and stored.state == record.DONE:
+            say(stored, one, done_before=False)
+        elif code == BUSY:
+            print(f"{one.id}: another process is making it now", flush=True)
+        else:
+            failed.append(one.id)
+            print(f"error: {one.id}: {stored.state if stored else 'no record'}: {reason}", file=sys.stderr, flush=True)
+
+
+def _worker(config: RunConfig, slot: int, alone: bool) -> None:
+    """In the worker's process: one run, quietly; its record tells how it ended."""
+    from harness import run
+
+    if device.gpus():
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(slot)
+    threads = config.threads if config.threads is not None or alone else 1
+    try:
+        run.run(run.plan(replace(config, threads=threads, progress=config.progress and alone)))
+    except Busy as error:
+        raise SystemExit(BUSY) from error
+    except HarnessError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(2) from error
