@@ -21,7 +21,7 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from harness import recipe, several
+from harness import allowed, recipe, several
 from harness.config import RunConfig, field_names
 from harness.errors import ConfigError, nearest, unknown
 from harness.paths import CONF
@@ -36,6 +36,7 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=RunConfig)
     OmegaConf.register_new_resolver("overview", overview, replace=True)
     recipe.register()
+    allowed.install()
 
 
 def options(group: str) -> list[str]:

@@ -102,7 +102,7 @@ def _blank(config: RunConfig) -> tuple[nn.Module, int]:
     """The run's model on the meta device, and the bytes that its parameters take as they are stored."""
     import torch
 
-    from harness import budget, execution, model, quantization
+    from harness import budget, execution, mixture, model, quantization
     from methods import attention
 
     spec = config.model if config.model.path else replace(config.model, init="random")
@@ -115,6 +115,8 @@ def _blank(config: RunConfig) -> tuple[nn.Module, int]:
     own = {id(parameter) for parameter in backbone.parameters()}
     with torch.device("meta"):
         tuned = model.attach(backbone, model.method_config(sized, spec, blank.kind, backbone), seed=0)
+    if config.task.parts:
+        mixture.choose(tuned, next(iter(config.task.parts)))
     if config.train.gradient_checkpointing:
         execution.checkpoint_activations(tuned)
     whole = 0.0

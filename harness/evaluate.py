@@ -15,6 +15,10 @@ from harness import metrics
 from harness.answers import UNPARSABLE, Answers
 from harness.config import GenerationConfig
 from harness.data import Encoded, collate, sorted_batches
+from harness.mixture import Mixture, choose
+from harness.schema import MEANS, METRICS
+from harness.several import short
+from harness.task import Task, references
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,59 @@ class Evaluation:
 
     scores: dict[str, float]
     predictions: dict[str, list[Any]]
+
+
+def score(model: nn.Module, encoded: Encoded | Mixture, task: Task, split: str, **how: Any) -> Evaluation:
+    """Score a model on a split of a task, or of several tasks, each by itself and then together.
+
+    Args:
+        model: as of `evaluate`. encoded: the split's rows. task: gives the metric and what to compare with.
+        how: further arguments of `evaluate`.
+    """
+    if not isinstance(encoded, Mixture):
+        rows = task.splits[split]
+        return evaluate(model, encoded, metric=task.metric, references=references(task, split), answers=task.answers,
+                        groups=rows.groups, **how)  # fmt: skip
+    found = {}
+    for name, part in encoded.parts.items():
+        choose(model, name)
+        found[name] = score(model, part, task.parts[name], split, **how)
+    return _together(found, task)
+
+
+def _together(found: dict[str, Evaluation], task: Task) -> Evaluation:
+    """Several tasks' evaluations as one: their scores by `rte.accuracy`, means over them, rows by `glue/rte/17`.
+
+    `mean_tasks` takes each task's own score, `mean_metrics` all scores that are no mean of others (of a text task one).
+    """
+    names = short(list(task.parts))
+    scores = {f"{names[name]}.{what}": value for name, one in found.items() for what, value in one.scores.items()}
+    own = [one.scores[task.parts[name].score] for name, one in found.items()]
+    every = [one.scores[what] for name, one in found.items() for what in shown(task.parts[name])]
+    means = {"mean_tasks": float(np.mean(own)), "mean_metrics": float(np.mean(every))}
+    columns: dict[str, list[Any]] = {name: [] for one in found.values() for name in _columns(one)}
+    for name, one in found.items():
+        table = _columns(one)
+        size = len(table["id"])
+        table["id"] = [f"{name}/{row}" for row in table["id"]]
+        for column, values in columns.items():
+            values += table.get(column, [None] * size)
+    return Evaluation(scores=means | scores, predictions=columns)
+
+
+def _columns(one: Evaluation) -> dict[str, list[Any]]:
+    """The columns of one task, texts under `generated`: `prediction` holds numbers, whatever the tasks are."""
+    table = dict(one.predictions)
+    if isinstance(table["prediction"][0], str):
+        table["generated"] = table.pop("prediction")
+    return table
+
+
+def shown(task: Task) -> tuple[str, ...]:
+    """The scores of a task that tables print: all that are no mean of others; of generated texts its own."""
+    if task.metric in ("rouge", "superni"):
+        return (task.score,)
+    return tuple(name for name in METRICS[task.metric] if name not in MEANS)
 
 
 def evaluate(

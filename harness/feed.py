@@ -15,6 +15,7 @@ from harness import losses
 from harness.config import TrainConfig
 from harness.data import Encoded, collate, epoch_batches
 from harness.errors import ModelError
+from harness.mixture import Mixture, choose
 
 Batch = dict[str, Tensor]
 
@@ -36,7 +37,7 @@ class Feed:
     """
 
     def __init__(
-        self, encoded: Encoded, settings: TrainConfig, model: nn.Module, device: torch.device, seed: int, buckets: bool,
+        self, encoded: Encoded | Mixture, settings: TrainConfig, model: nn.Module, device: torch.device, seed: int, buckets: bool,
         rank: int = 0, size: int = 1,
     ) -> None:  # fmt: skip
         self.examples = self.tokens = 0
@@ -44,12 +45,18 @@ class Feed:
         self.pieces = 1  # into which a micro-batch is divided, since memory ran out
         self._rank, self._size = rank, size
         self.steps_per_epoch = math.ceil(len(encoded) / settings.batch_size)
-        self._encoded, self._device, self._seed, self._buckets = encoded, device, seed, buckets
+        self._encoded, self._model, self._device, self._seed, self._buckets = encoded, model, device, seed, buckets
         self._batch_size, self._micro_size = settings.batch_size, settings.batch_size // settings.accumulation_steps
         self._shift = decoder_inputs(model) if encoded.kind == "generation" else None
 
     def updates(self, start: int = 0) -> Iterator[np.ndarray]:
-        """The rows of update `start`, `start` + 1, ...: epoch after epoch, without end; an epoch's last may be fewer."""
+        """The rows of update `start`, `start` + 1, ...: epoch after epoch, without end; an epoch's last may be fewer.
+
+        Of several tasks they are drawn: see `Mixture`.
+        """
+        if isinstance(self._encoded, Mixture):
+            yield from self._encoded.updates(self._batch_size, self._seed, start)
+            return
         for epoch in count(start // self.steps_per_epoch):
             batches = epoch_batches(
                 self._encoded.lengths, self._batch_size, seed=self._seed, epoch=epoch, buckets=self._buckets
@@ -83,7 +90,7 @@ class Feed:
         for part in self._parts(rows):
             mine = part[self._rank :: self._size]
             for piece in np.array_split(mine, min(self.pieces, len(mine))) if len(mine) else [part[:1]]:
-                batch = collate(self._encoded, piece)
+                batch = self._collated(piece)
                 self.shape = (len(piece), batch["input_ids"].shape[1])
                 yield self._moved(batch), self._weight(piece) / max(1, total) if len(mine) else 0.0
         self.examples += len(rows)
@@ -91,13 +98,25 @@ class Feed:
 
     def _weight(self, rows: np.ndarray) -> int:
         """What the mean of the task loss is taken over: examples, or target tokens."""
-        return losses.weight(self._encoded.kind, [self._encoded.targets[row] for row in rows])
+        _, encoded, places = self._at(rows)
+        return losses.weight(encoded.kind, [encoded.targets[row] for row in places])
+
+    def _at(self, rows: np.ndarray) -> tuple[str | None, Encoded, np.ndarray]:
+        """Which task's split the rows are of (None where there is one task), and their numbers in it."""
+        return self._encoded.at(rows) if isinstance(self._encoded, Mixture) else (None, self._encoded, rows)
+
+    def _collated(self, rows: np.ndarray) -> Batch:
+        """A batch, and the model told of its task."""
+        task, encoded, places = self._at(rows)
+        if task is not None:
+            choose(self._model, task)
+        return collate(encoded, places)
 
     def calibration(self) -> Iterator[Batch]:
         """The micro-batches of the first epoch, for a method's `prepare`."""
         for rows in islice(self.updates(), self.steps_per_epoch):
             for part in self._parts(rows):
-                yield self._moved(collate(self._encoded, part))
+                yield self._moved(self._collated(part))
 
     def _parts(self, rows: np.ndarray) -> list[np.ndarray]:
         return [rows[start : start + self._micro_size] for start in range(0, len(rows), self._micro_size)]

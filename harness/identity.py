@@ -18,9 +18,10 @@ from harness.config import RunConfig
 # Where things are, who asks, how it is shown: none of these can change a number. `threads` may change the order of
 # sums; it is part of what reproducibility is promised on (see provenance), not of what the experiment is.
 OUTSIDE = {
-    "": ("device", "threads", "rerun", "progress", "recipe", "results"),
+    "": ("device", "threads", "rerun", "progress", "recipe", "results", "preflight"),
     "data": ("root",),
     "train": ("retry_out_of_memory",),  # does nothing until memory runs out; then the record has a remark
+    "method": ("declares",),
     "model": ("hub_id", "revision", "path", "sites", "shape", "tokenizer"),  # a shape that is used is in `weights`
     "task": (
         "hub", "files", "suite", "folder", "columns", "root", "rows", "hidden", "submission",
@@ -39,11 +40,21 @@ def identity(config: RunConfig, *, data: str, weights: str, device: str, precisi
     """
     kept = asdict(config)
     for group, names in OUTSIDE.items():
-        section = kept[group] if group else kept
-        for name in names:
-            section.pop(name, None)
+        for section in _sections(kept, group):
+            for name in names:
+                section.pop(name, None)
     kept["train"]["precision"] = precision
     return kept | {"content": {"data": data, "weights": weights, "device": device}}
+
+
+def _sections(kept: dict[str, Any], group: str) -> list[dict[str, Any]]:
+    """A group's section; the tasks of one run are sections too, and a task alone says nothing of others."""
+    section: dict[str, Any] = kept[group] if group else kept
+    parts = list(section.get("parts", {}).values())
+    for one in [*parts, *([] if parts else [section])]:
+        for name in ("tasks", "temperature", "parts") if group == "task" else ():
+            one.pop(name, None)
+    return [section, *parts]
 
 
 def digest(value: Any) -> str:

@@ -46,6 +46,9 @@ def task_loss(kind: str, label_smoothing: float = 0.0) -> TaskLoss:
         "regression": regression_loss,
         "generation": partial(token_loss, label_smoothing=label_smoothing),
     }
+    # Of several tasks with a head each, the labels say which is at hand: a score is no integer.
+    kinds = {True: losses["regression"], False: losses["classification"]}
+    losses["multi"] = lambda logits, labels: kinds[labels.is_floating_point()](logits, labels)
     return losses[kind]
 
 

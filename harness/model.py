@@ -130,18 +130,33 @@ def _instantiate(spec: ModelConfig, directory: Path, task: Task) -> tuple[PreTra
         for key in shape.keys() - known:
             raise ConfigError(f"model.shape: {unknown('setting', key, known)}")
     else:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True, **labels)
+        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False, **labels)
     for key, value in spec.config.items():
         if not hasattr(config, key) and key not in UNDECLARED.get(config.model_type, ()):
             raise ModelError(f"model.config.{key} is no setting of a {config.model_type} model")
         setattr(config, key, value)
     kind = AutoModelForSeq2SeqLM if generates else AutoModelForSequenceClassification
     if spec.init == "random":
-        return _untied(kind.from_config(config, dtype=_dtype(spec.dtype))), []
+        return _headed(_untied(kind.from_config(config, dtype=_dtype(spec.dtype))), spec, task), []
     model, info = kind.from_pretrained(
-        directory, config=config, dtype=_dtype(spec.dtype), local_files_only=True, output_loading_info=True
+        directory,
+        config=config,
+        dtype=_dtype(spec.dtype),
+        local_files_only=True,
+        output_loading_info=True,
+        trust_remote_code=False,
+        weights_only=True,  # a .bin is a pickle: tensors of it, never code
     )
-    return model, sorted(info["missing_keys"])
+    return _headed(model, spec, task), sorted(info["missing_keys"])
+
+
+def _headed(model: PreTrainedModel, spec: ModelConfig, task: Task) -> PreTrainedModel:
+    """With a head for each of several tasks."""
+    if task.kind == "multi":
+        from harness.mixture import give_heads
+
+        give_heads(model, spec.head_modules, {name: max(1, len(part.labels)) for name, part in task.parts.items()})
+    return model
 
 
 def _untied(model: PreTrainedModel) -> PreTrainedModel:

@@ -27,6 +27,9 @@ from harness.schema import TaskConfig
 if TYPE_CHECKING:
     from peft import PeftModel
 
+    from harness.splits import Split
+    from harness.tokens import Tokens
+
 
 def predict(folder: Path, root: str | None, output: Path, named: str | None) -> list[Path]:
     """Write the submission files of a run; returns their paths.
@@ -40,8 +43,7 @@ def predict(folder: Path, root: str | None, output: Path, named: str | None) -> 
     Raises:
         HarnessError: no finished run with its adapter there, another backbone than then, no hidden rows.
     """
-    from harness.evaluate import predict as predicted
-    from harness.submission import written
+    from harness.mixture import choose
     from harness.tokens import Tokens
 
     stored, config = _stored(folder)
@@ -49,16 +51,33 @@ def predict(folder: Path, root: str | None, output: Path, named: str | None) -> 
     root = root or config.data.root
     if root is None:
         raise ConfigError("where are the rows to predict? Give --root DIR with the official files (DIR/RTE/test.tsv)")
-    splits = task.hidden(spec, root)
+    specs = spec.parts or {spec.name: spec}
+    hidden = {name: task.hidden(one, root) for name, one in specs.items()}
     where = device.resolve(config.device)
     model, tokenizer = _model(folder, stored, config)
-    tokens, made = Tokens(tokenizer), []
+    model, tokens, made = model.to(where), Tokens(tokenizer), list[Path]()
     output.mkdir(parents=True, exist_ok=True)
+    for name, one in specs.items():
+        if spec.parts:
+            choose(model, name)
+        made += _write(one, hidden[name], model, tokens, config, stored.identity["train"]["precision"], output)
+    return made
+
+
+def _write(
+    spec: TaskConfig, splits: dict[str, Split], model: PeftModel, tokens: Tokens, config: RunConfig, precision: str,
+    output: Path,
+) -> list[Path]:  # fmt: skip
+    """The files of one task; returns their paths."""
+    from harness.evaluate import predict as predicted
+    from harness.submission import written
+
+    made = []
     for name, split in splits.items():
         columns = predicted(
-            model.to(where), tokens.encode(split, kind=spec.kind, **config.data.lengths),
-            batch_size=config.data.eval_batch_size, device=where, precision=stored.identity["train"]["precision"],
-            tokenizer=tokenizer, generation=config.generation,
+            model, tokens.encode(split, kind=spec.kind, **config.data.lengths),
+            batch_size=config.data.eval_batch_size, device=model.device.type, precision=precision,
+            tokenizer=tokens.tokenizer, generation=config.generation,
         )  # fmt: skip
         file, content = written(spec, name, split, _labels(spec, columns))
         atomic.write(output / file, content.encode())

@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.errors import ConfigError, unknown
 
-KINDS = ("classification", "regression", "generation")
+KINDS = ("classification", "regression", "generation", "multi")
 FAMILIES = ("deberta", "roberta", "bert", "bart", "t5")
 ATTENTIONS = ("transformers", "lean", "fused")
 SPLITS = ("train", "validation", "test")
@@ -24,7 +24,9 @@ METRICS = {
     "record_text": ("f1", "em", "f1_em"),
     "rouge": ("rouge1", "rouge2", "rougeL", "rougeLsum_newline", "rougeLsum_punctuation"),
     "superni": ("rougeL", "exact_match"),
+    "multi": ("mean_tasks", "mean_metrics"),  # and every task's own scores: `rte.accuracy` (harness/mixture.py)
 }
+MEANS = ("accuracy_f1", "pearson_spearman", "accuracy_macro_f1", "f1a_em", "f1_em")  # of two other scores
 SHAPES = ("plain", "copa", "multirc", "record", "wic", "wsc", "superni")
 SCHEMES = ("official", "propetl_t5", "propetl_roberta", "every_tenth")
 
@@ -117,6 +119,9 @@ class TaskConfig:
     `submission` the files that the benchmark's server wants of each, with `submitted` as the words for the labels.
 
     `max_length_tokens`, `max_target_tokens` and `num_beams` are what `data` and `generation` take as defaults.
+
+    `tasks` makes one run of several tasks, by their names; `parts` are their configurations, filled in when the whole
+    is composed. Batches are of one task each, drawn with `temperature` (harness/mixture.py).
     """
 
     name: str
@@ -150,8 +155,14 @@ class TaskConfig:
     max_length_tokens: int
     max_target_tokens: int
     num_beams: int
+    tasks: list[str]
+    temperature: float
+    parts: dict[str, Any]  # name -> TaskConfig
 
     def __post_init__(self) -> None:
+        self.parts = {name: _task(part) for name, part in self.parts.items()}
+        if not self.temperature > 0:
+            raise ConfigError(f"task.temperature={self.temperature:g} must be above 0; 1 draws in proportion to rows")
         one_of("task.kind", self.kind, KINDS)
         one_of("task.shape", self.shape, SHAPES)
         one_of("task.splits", self.splits, SCHEMES)
@@ -169,3 +180,8 @@ class TaskConfig:
         """What the data's targets are, whatever the form: `class`, `score` or `text`."""
         scored = self.kind == "regression" or self.target_range is not None
         return "class" if self.labels else "score" if scored else "text"
+
+
+def _task(part: Any) -> TaskConfig:
+    """A part as it is stored, or as it was composed."""
+    return part if isinstance(part, TaskConfig) else TaskConfig(**part | {"hub": HubData(**part["hub"])})

@@ -1,4 +1,4 @@
-"""Splits: their rows by columns, the papers' special arrangements of them, whole groups, and what occurs twice.
+"""Splits: rows by columns and their digest, the papers' special arrangements, whole groups, and what occurs twice.
 
 PROPETL (as HyperFormer, Compacter and LST before it) has test sets with labels made from the public splits, all with
 the data seed 42 (commit 1c08f19 of its repository). Small tasks: the validation set is permuted and halved, the first
@@ -9,6 +9,8 @@ the RoBERTa experiments it is one of the large tasks.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -50,6 +52,21 @@ class Split:
         rows = list(rows)
         columns = {field.name: getattr(self, field.name) for field in fields(self)}
         return Split(**{name: column and [column[row] for row in rows] for name, column in columns.items()})
+
+
+def fingerprint(labels: list[str] | tuple[str, ...], splits: dict[str, Split]) -> str:
+    """SHA-256 (hex) over the label order and the rows of every split, in order; ids are left out."""
+    digest = hashlib.sha256()
+    for part in (list(labels), *([name, *_content(split)] for name, split in sorted(splits.items()))):
+        # JSON, so that no two different lists of rows can read the same.
+        digest.update(json.dumps(part).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def _content(split: Split) -> list[Any]:
+    more = [split.groups, split.truth, split.shorter]
+    return [split.text, split.text_pair, split.target, *(more if any(more) else [])]
 
 
 def arrange(scheme: str, task: str, splits: Mapping[str, Split]) -> dict[str, Split]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,15 @@ from harness.errors import ConfigError, DataError, nearest, unknown
 from harness.files import Table, objects, read, roles
 from harness.paths import embedded
 from harness.schema import TaskConfig
-from harness.splits import Split, arrange, first, repeated
+from harness.splits import Split, arrange, fingerprint, first, repeated
 
 
 @dataclass(frozen=True)
 class Task:
     """What a run needs to know of a task. `fingerprint` is a SHA-256 of its content, `source` says where it was.
 
-    `answers` turns generated text back into labels (None: the text itself is what counts).
+    `answers` turns generated text back into labels (None: the text itself is what counts). Several tasks in one run
+    are `parts`, by their names; they have the rows then, and `splits` is empty.
     """
 
     name: str
@@ -43,6 +44,12 @@ class Task:
     remarks: list[str]
     also_reports: tuple[str, ...] = ()
     answers: Answers | None = None
+    parts: dict[str, Task] = field(default_factory=dict)
+    temperature: float = 1.0
+
+    def has(self, split: str) -> bool:
+        """Whether there are such rows; of several tasks, in any of them."""
+        return split in self.splits or any(part.has(split) for part in self.parts.values())
 
 
 def load(spec: TaskConfig, root: str | None) -> Task:
@@ -56,6 +63,8 @@ def load(spec: TaskConfig, root: str | None) -> Task:
         DataError: missing or malformed data; the message names file and line, what is allowed, and the remedy.
         ConfigError: the task selects or reports on a split that it does not have.
     """
+    if spec.parts:
+        return _together(spec, {name: load(part, root) for name, part in spec.parts.items()})
     root = root or spec.root
     if spec.splits == "official":
         _check_roles(spec, spec.files if root else spec.hub.splits)
@@ -81,12 +90,36 @@ def load(spec: TaskConfig, root: str | None) -> Task:
     )
 
 
+def _together(spec: TaskConfig, parts: dict[str, Task]) -> Task:
+    """Several tasks as one; its rows are theirs."""
+    content = json.dumps({name: part.fingerprint for name, part in parts.items()})
+    return replace(
+        empty(spec),
+        parts=parts,
+        fingerprint=hashlib.sha256(content.encode()).hexdigest(),
+        source="; ".join(part.source for part in parts.values()),
+        remarks=_remarks_of(parts),
+        also_reports=tuple(name for name in spec.also_reports if any(part.has(name) for part in parts.values())),
+    )
+
+
+def _remarks_of(parts: dict[str, Task]) -> list[str]:
+    """`subset: glue/qqp: train has ...`: the kind of a remark stays in front."""
+    found = []
+    for name, part in parts.items():
+        for remark in part.remarks:
+            kind, mark, rest = remark.partition(": ")
+            found.append(f"{kind}: {name}: {rest}" if mark and kind in ("subset", "superset") else f"{name}: {remark}")
+    return found
+
+
 def empty(spec: TaskConfig) -> Task:
     """A task without rows: what a backbone needs to know of it."""
     return Task(
         name=spec.name, kind=spec.kind, labels=tuple(spec.labels), metric=spec.metric, score=spec.score,
         selects=spec.selects, reports=spec.reports, splits={}, fingerprint="", source="", remarks=[],
         answers=Answers(tuple(spec.answers or spec.labels)) if spec.prompt and spec.nature != "text" else None,
+        parts={name: empty(part) for name, part in spec.parts.items()}, temperature=spec.temperature,
     )  # fmt: skip
 
 
@@ -126,21 +159,6 @@ def _check_roles(spec: TaskConfig, splits: Iterable[str]) -> None:
     for role in ("selects", "reports"):
         if (split := getattr(spec, role)) not in splits:
             raise ConfigError(f"task.{role}={split}: {unknown('split', split, splits)} (task {spec.name})")
-
-
-def fingerprint(labels: list[str] | tuple[str, ...], splits: dict[str, Split]) -> str:
-    """SHA-256 (hex) over the label order and the rows of every split, in order; ids are left out."""
-    digest = hashlib.sha256()
-    for part in (list(labels), *([name, *_content(split)] for name, split in sorted(splits.items()))):
-        # JSON, so that no two different lists of rows can read the same.
-        digest.update(json.dumps(part).encode())
-        digest.update(b"\n")
-    return digest.hexdigest()
-
-
-def _content(split: Split) -> list[Any]:
-    more = [split.groups, split.truth, split.shorter]
-    return [split.text, split.text_pair, split.target, *(more if any(more) else [])]
 
 
 def _from_directory(spec: TaskConfig, root: str) -> dict[str, Table]:
@@ -221,6 +239,9 @@ def _repeats(splits: dict[str, Split]) -> list[str]:
 
 def cut(task: Task, max_train_rows: int | None, max_eval_rows: int | None) -> Task:
     """The task with the first rows of each split alone, and a remark on every split that lost some."""
+    if task.parts:
+        parts = {name: cut(part, max_train_rows, max_eval_rows) for name, part in task.parts.items()}
+        return replace(task, parts=parts, remarks=_remarks_of(parts))
     splits, remarks = {}, list(task.remarks)
     for name, split in task.splits.items():
         limit = max_train_rows if name == "train" else max_eval_rows

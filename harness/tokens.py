@@ -21,8 +21,9 @@ import numpy as np
 from harness import atomic
 from harness.data import Encoded, encode
 from harness.identity import digest
-from harness.splits import Split
-from harness.task import fingerprint
+from harness.mixture import Mixture
+from harness.splits import Split, fingerprint
+from harness.task import Task
 
 FORMAT = 1  # of the files; another one is another name
 COLUMNS = ("input_ids", "token_type_ids", "targets")
@@ -51,6 +52,14 @@ class Tokens:
         libraries = [version("transformers"), version("tokenizers")]
         sides = [tokenizer.padding_side, tokenizer.truncation_side, tokenizer.model_input_names]
         self.fingerprint = digest([type(tokenizer).__name__, content, sides, libraries, FORMAT])
+
+    def of(self, task: Task, split: str, lengths: dict[str, int]) -> Encoded | Mixture:
+        """A split of a task; of several tasks together, of those that have it."""
+        if not task.parts:
+            return self.encode(task.splits[split], kind=task.kind, **lengths)
+        parts = {name: self.encode(part.splits[split], kind=part.kind, **lengths)
+                 for name, part in task.parts.items() if part.has(split)}  # fmt: skip
+        return Mixture(task.kind, parts, task.temperature)
 
     def encode(self, split: Split, *, kind: str, max_length_tokens: int, max_target_tokens: int) -> Encoded:
         """As `data.encode`, from the disk where it was done before.

@@ -22,6 +22,7 @@ from harness.distributed import Group
 from harness.errors import ConfigError
 from harness.feed import Feed
 from harness.loop import Loop
+from harness.mixture import Mixture
 from harness.monitor import Best, Diverged, Monitor, Progress
 from harness.schedule import total_steps
 from harness.update import Update
@@ -61,7 +62,7 @@ class Outcome:
 
 def train(
     model: nn.Module,
-    encoded: Encoded,
+    encoded: Encoded | Mixture,
     settings: TrainConfig,
     *,
     seed: int,
