@@ -6,9 +6,11 @@ Reading order, and the direction of imports (an arrow never points back; tests/t
     run, remarks                 the whole experiment on one screen; what a reader of its number must know
     sweep       many runs at once: Hydra's multirun on local workers
     compose, config, schema      Hydra's errors in one message; the schema
+    allowed     what a configuration may make Hydra do, checked before it does
     recipe, level, rows          the papers' hyper-parameters; their sizes; both as rows of TOML
     task, files, dataset         columns, labels, splits; from files in the official layout; from the hub
     columns, shapes, instructions    rows checked, flattened and put into prompts
+    several, mixture             several tasks in one run: as configuration; drawn, with a head or masks each
     splits, answers              the papers' special splits; generated answers read back as labels
     data, tokens                 text -> batches; tokenised once, kept on disk
     metrics, scores, spans       in-tree `evaluate` metrics; their arithmetic; answers as SQuAD compares them
@@ -16,9 +18,10 @@ Reading order, and the direction of imports (an arrow never points back; tests/t
     directory, snapshot          where the backbone is; its files from the hub
     budget                       the parameter budget
     quantization, codes          the backbone in 4 or 8 bits, and back; what the codes are, written out
+    preflight, probe, checks, fits, frozen    before the first step: is this what was asked for; the backbone proven unchanged
     train       the training, over accelerate
     loop, update, distributed    its stages and evaluations; one update; several processes for one run
-    execution                    activation checkpointing, compilation
+    execution, features          activation checkpointing, compilation; frozen features kept
     feed, schedule, optimizer, losses, monitor    its batches, rates, AdamW, objective, learning curve
     predict, submission          a finished run on rows with hidden labels; the benchmarks' files
     evaluate, cost, latency      scores from logits or generated text; seconds, tokens, bytes; seconds of one row

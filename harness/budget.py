@@ -89,6 +89,11 @@ def _attached(skeleton: PreTrainedModel, method: dict[str, Any], spec: ModelConf
         return model.attach(backbone, model.method_config(method, spec, task.kind, backbone), seed=0)
 
 
+def by_shapes(method: dict[str, Any], spec: ModelConfig, directory: Path, task: Task) -> tuple[int, int]:
+    """`planned` of the method on a backbone without weights."""
+    return planned(_attached(model.skeleton(spec, directory, task), method, spec, task))
+
+
 def planned(tuned: PeftModel) -> tuple[int, int]:
     """Adapter parameters at uniform allocation, and at most: both what is built, unless the method says otherwise."""
     from methods import hooks

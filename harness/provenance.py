@@ -34,7 +34,18 @@ NUMBER_MAKERS = (
 # in its identity), messages, signals, the store, and where files are.
 NUMBERLESS = {"methods", "harness"} | {
     f"harness.{name}"
-    for name in ("atomic", "config", "device", "errors", "interrupt", "paths", "provenance", "record", "snapshot")
+    for name in (
+        "atomic",
+        "config",
+        "device",
+        "errors",
+        "interrupt",
+        "paths",
+        "provenance",
+        "record",
+        "scrub",
+        "snapshot",
+    )
 }
 PACKED = ("nf4", "fp4", "int8")  # weights that bitsandbytes holds
 PINNED = ("torch", "transformers", "peft", "accelerate", "tokenizers", "datasets", "numpy", "scipy", "rouge-score")

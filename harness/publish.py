@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import atomic, device, record
+from harness import atomic, device, record, scrub
 from harness.errors import HarnessError, RecordError
 from harness.identity import digest, hash_files
 from harness.interrupt import Stopped
@@ -66,7 +66,7 @@ def failures(folder: Path, begun: Record) -> Iterator[None]:
         _ended(folder, begun, record.PREEMPTED, "interrupted")
         raise
     except BaseException as error:
-        (folder / "log.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        (folder / "log.txt").write_text(scrub.scrubbed(traceback.format_exc()), encoding="utf-8")
         _ended(folder, begun, device.failed_as(error), f"{type(error).__name__}: {error}")
         raise
 

@@ -15,18 +15,20 @@ part* (`science`) is bit-identical for the same seed on the same machine's CPU; 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness import atomic
+from harness import atomic, scrub
 from harness.errors import RecordError
 
 SCHEMA = 1
 DONE, RUNNING = "DONE", "RUNNING"
 FAILED, DIVERGED, OUT_OF_MEMORY = "FAILED", "DIVERGED", "OUT_OF_MEMORY"
 PREEMPTED, TIMEOUT = "PREEMPTED", "TIMEOUT"
+NAME = re.compile(r"\w[\w.-]{0,250}", re.ASCII)  # a run's id, a file of its folder: it cannot lead elsewhere
 STATES = (DONE, FAILED, DIVERGED, OUT_OF_MEMORY, PREEMPTED, TIMEOUT, RUNNING)
 
 
@@ -69,7 +71,7 @@ class Unreadable:
 
 def write(folder: Path, record: Record) -> None:
     """Replace the folder's record.json atomically."""
-    atomic.write(folder / "record.json", atomic.to_json(asdict(record)))
+    atomic.write(folder / "record.json", atomic.to_json(scrub.scrubbed(asdict(record))))
 
 
 def read(folder: Path) -> Record | None:
@@ -102,9 +104,27 @@ def _checked(path: Path, content: Any) -> Record:
     for name in ("identity", "config", "science", "cost", "code", "provenance"):
         if not isinstance(content[name], dict):
             raise RecordError(f"{path}: '{name}' must be a mapping, found {type(content[name]).__name__}")
+    _check_names(path, content)
     if content["state"] == DONE and "main" not in content["science"]:
         raise RecordError(f"{path} claims to be DONE and holds no score; remove that folder and run again")
     return Record(**content)
+
+
+def _check_names(path: Path, content: dict[str, Any]) -> None:
+    """Raises RecordError where a name that becomes a path would lead out of the record's own folder."""
+    if not (isinstance(content["id"], str) and NAME.fullmatch(content["id"])):
+        raise RecordError(
+            f"{path} has the id {str(content['id'])[:80]!r}, which is no run's name; move it out of the store"
+        )
+    saved, main = content["science"].get("predictions") or {}, content["science"].get("main") or {}
+    files = (
+        [one.get("file") if isinstance(one, dict) else None for one in saved.values()]
+        if isinstance(saved, dict)
+        else [None]
+    )
+    split = main.get("split", "test") if isinstance(main, dict) else None
+    if not all(isinstance(name, str) and NAME.fullmatch(name) for name in [*files, split]):
+        raise RecordError(f"{path} names predictions outside its own folder; move it out of the store")
 
 
 def read_all(root: Path) -> Iterator[Record | Unreadable]:

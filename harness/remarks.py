@@ -5,18 +5,37 @@ from __future__ import annotations
 from functools import reduce
 from typing import Any
 
+from harness import recipe
 from harness.config import RunConfig
 from harness.task import Task
 
 
 def of(config: RunConfig, task: Task, device: str) -> list[str]:
     """Before the run: a subset of the rows, a fallback recipe, values that nobody published, a trial of a search."""
-    told, recipe = list(task.remarks), config.recipe
-    if recipe.name in ("none", "fallback"):
-        told.append(f"recipe {recipe.name}: no published hyper-parameters for this method, backbone and task")
-    told += [f"recipe {recipe.name}: {said}" for said in unpublished(config)]
+    told, known = list(task.remarks), config.recipe
+    if known.name in ("none", "fallback"):
+        told.append(f"recipe {known.name}: no published hyper-parameters for this method, backbone and task")
+    told += [f"recipe {known.name}: {said}" for said in unpublished(config)]
+    told += [f"deviates from recipe {known.name}: {', '.join(found)}" for found in [deviations(config)] if found]
     if config.train.optimizer == "paged_adamw" and device != "cuda":
         told.append("train.optimizer=paged_adamw: nothing to page out of without a GPU; this is plain AdamW")
+    return told
+
+
+def deviations(config: RunConfig) -> list[str]:
+    """What the command line changed of the recipe's values: the key, its value, and the recipe's."""
+    known = config.recipe
+    if not known.tags:
+        return []
+    names = {
+        "method": config.method["name"],
+        **{group: getattr(config, group).name for group in ("model", "budget", "task")},
+    }
+    own = recipe.values(names | {"variant": known.variant})
+    changed = [key for key, tag in known.tags.items() if tag == "command line" and key in own]
+    told = [f"{key}={_at(config, key)} (recipe: {own[key]})" for key in changed]
+    if config.train.max_steps is not None and "train.max_steps" not in known.tags and "train.epochs" in own:
+        told.append(f"train.max_steps={config.train.max_steps} (recipe: train.epochs={own['train.epochs']})")
     return told
 
 
@@ -26,10 +45,10 @@ def unpublished(config: RunConfig) -> list[str]:
     `recipe.search` holds the values among which a paper chose without saying which, the same for all its baselines: run
     over it, each of them gets equal trials. A run at one of these values is one trial, by the recipe or the command line.
     """
-    recipe = config.recipe
-    unknown = [key for key, tag in recipe.tags.items() if tag == "unknown"]
+    known = config.recipe
+    unknown = [key for key, tag in known.tags.items() if tag == "unknown"]
     told = [f"not published, chosen here: {', '.join(unknown)}"] if unknown else []
-    return told + [_trial(key, _at(config, key), grid) for key, grid in recipe.search.items()]
+    return told + [_trial(key, _at(config, key), grid) for key, grid in known.search.items()]
 
 
 def _trial(key: str, value: Any, grid: list[Any]) -> str:

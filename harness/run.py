@@ -91,10 +91,10 @@ def lead(plan: Plan, group: Group) -> Record:
 
 def experiment(plan: Plan, begun: Record, group: Group) -> Record:
     """The experiment itself, in the order of design and README: load, attach, train, evaluate, save."""
-    from harness import budget, latency, progress, quantization
+    from harness import budget, frozen, latency, preflight, probe, progress, quantization
     from harness.checkpoint import Checkpoints
     from harness.cost import Meter
-    from harness.evaluate import evaluate
+    from harness.evaluate import Evaluation, score
     from harness.tokens import Tokens
     from harness.train import train
     from methods import hooks
@@ -106,20 +106,25 @@ def experiment(plan: Plan, begun: Record, group: Group) -> Record:
                                      quantization=config.quantization, precision=plan.precision)  # fmt: skip
     footprint = quantization.footprint(backbone)
     method = model.method_config(sized, config.model, rows.kind, backbone)
-    tuned = model.attach(backbone, method, seed=seed, init_normal=sized.get("init_normal")).to(plan.device)
+    bare = probe.shared(backbone, everything=True)
+
+    def attach(to: Any, seed: int) -> Any:
+        return model.attach(to, method, seed=seed, init_normal=sized.get("init_normal"))
+
+    tuned = attach(backbone, seed).to(plan.device)
     planned = budget.check(config.budget, tuned, sized)
 
     scored, tokens = dict.fromkeys((rows.selects, rows.reports, *rows.also_reports)), Tokens(tokenizer)
-    splits = {split: tokens.encode(rows.splits[split], kind=rows.kind, **config.data.lengths)
-              for split in ("train", *scored)}  # fmt: skip
-    meter = Meter(plan.device)
+    splits = {split: tokens.of(rows, split, config.data.lengths) for split in ("train", *scored)}
+    checked, preflown = preflight.check(config, lambda: probe.Probe(
+        config, rows, splits, tuned, lambda seed: attach(probe.shared(bare, everything=True), seed),
+        lambda: budget.by_shapes(sized, config.model, plan.directory, rows), tokenizer, plan.precision))  # fmt: skip
+    backbone_bits, meter = frozen.sums(tuned), Meter(plan.device)
 
-    def score(split: str) -> Any:
+    def scores_on(split: str) -> Evaluation:
         with meter.evaluating():
-            return evaluate(tuned, splits[split], metric=rows.metric, batch_size=config.data.eval_batch_size,
-                            device=plan.device, precision=plan.precision, tokenizer=tokenizer,
-                            generation=config.generation, references=task.references(rows, split),
-                            answers=rows.answers, groups=rows.splits[split].groups)  # fmt: skip
+            return score(tuned, splits[split], rows, split, batch_size=config.data.eval_batch_size, device=plan.device,
+                         precision=plan.precision, tokenizer=tokenizer, generation=config.generation)  # fmt: skip
 
     watched = progress.Bar(plan.id, shown=config.progress and group.leads, folder=plan.folder if group.leads else None,
                            every_seconds=config.results.heartbeat_seconds)  # fmt: skip
@@ -128,11 +133,12 @@ def experiment(plan: Plan, begun: Record, group: Group) -> Record:
         checkpoints = Checkpoints(plan.folder / "checkpoints", identity.digest([plan.identity, begun.code]),
                                   config.results.checkpoint_seconds, beside={"cost": meter})  # fmt: skip
         outcome = train(tuned, splits["train"], settings, seed=seed, device=plan.device, buckets=config.data.buckets,
-                        validate=lambda: score(rows.selects).scores, main=rows.score, progress=bar,
+                        validate=lambda: scores_on(rows.selects).scores, main=rows.score, progress=bar,
                         checkpoints=checkpoints, group=group)  # fmt: skip
+    unmoved = frozen.check(tuned, backbone_bits, config.method)
     if not group.leads:
         return begun
-    evaluations = {split: score(split) for split in scored}
+    evaluations = {split: scores_on(split) for split in scored}
     science = {
         "main": {"split": rows.reports, "metric": rows.score, "score": evaluations[rows.reports].scores[rows.score]},
         "scores": {split: found.scores for split, found in evaluations.items()},
@@ -148,6 +154,11 @@ def experiment(plan: Plan, begun: Record, group: Group) -> Record:
     cost["processes"] = group.size
     if not config.results.keep_adapter:  # its size and digest are known; the weights need not stay
         publish.drop_adapter(plan.folder)
-    made = provenance.ended(begun.provenance, device=name) | {"resumed_at": outcome.resumed_at, "processes": group.size}
-    told = [*begun.remarks, *solved, *remarks.cut_short(splits), *outcome.remarks]
+    made = provenance.ended(begun.provenance, device=name) | {
+        "resumed_at": outcome.resumed_at,
+        "processes": group.size,
+        "preflight": preflown,
+        "frozen_tensors_unchanged": unmoved,
+    }
+    told = [*begun.remarks, *solved, *checked, *remarks.cut_short(splits), *outcome.remarks]
     return replace(begun, state=DONE, science=science, cost=cost, provenance=made, remarks=told)

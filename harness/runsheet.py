@@ -84,8 +84,7 @@ def _confusion(cell: Shown, root: Path) -> Iterator[str]:
     counts: Counter[tuple[int, int]] = Counter()
     for run in cell.records:
         main = run.science["main"]["split"]
-        stored = (run.science.get("predictions") or {}).get(main) or {}
-        path = root / run.id / str(stored.get("file"))
+        path = root / run.id / f"predictions.{main}.parquet"
         if not labels or not path.is_file():
             return
         table = pd.read_parquet(path, columns=["target", "prediction"])

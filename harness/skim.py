@@ -89,6 +89,8 @@ def quickly(data: bytes, name: str) -> Skimmed:
     identity, seed = _identity(top["identity"])
     own, rest = json.loads(top["id"]), b'{"scores": %s, "cost": %s}' % (science["scores"] or b"null", top["cost"])
     json.loads(rest)  # else its reader would meet what is broken
+    if not (record.NAME.fullmatch(own) and record.NAME.fullmatch(main["split"] or "test")):
+        raise ValueError("a name that leads elsewhere")
     kind = Kind(
         identity, valid(top["code"]), valid(science["params"] or b"{}"), _counted(science["predictions"]),
         valid(_inside(top["provenance"], "device") or b"null"), valid(top["remarks"]), state, main["split"],

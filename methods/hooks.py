@@ -62,6 +62,13 @@ class Hooks:
     def on_train_begin(self, total_steps: int) -> None:
         """Training starts, of this many optimiser steps. Raises ValueError where the schedule does not fit."""
 
+    def will_move(self, total_steps: int) -> bool | None:
+        """Whether a training of this many steps will change what the adapter consists of (its ranks, say).
+
+        None: nothing is meant to change. Asked after `on_train_begin`; False is a schedule that comes to nothing.
+        """
+        return None
+
     def on_phase_begin(self, phase: Phase) -> None:
         """Set `requires_grad` for this phase; the loop then rebuilds the optimiser."""
 

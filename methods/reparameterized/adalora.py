@@ -152,6 +152,13 @@ class AdaLoRATuner(SvdTuner):
                 stacklevel=2,
             )
 
+    def will_move(self, total_steps: int) -> bool | None:
+        """Whether a mask is due with fewer triplets than there are."""
+        plan = self.schedule
+        if plan is None or plan.target >= plan.initial:
+            return None
+        return any(due and budget < plan.initial for budget, due in map(plan, reversed(range(total_steps))))
+
     def on_pre_optimizer_step(self, step: int, optimizer: Optimizer) -> None:
         """The paper's place of the sensitivity."""
         if self.settings.sensitivity == "before_step":

@@ -70,6 +70,12 @@ class AdaLoraHooks(Hooks):
             )
         self.tuner.rankallocator = RankAllocator(self.tuner.model, config, self.name)
 
+    def will_move(self, total_steps: int) -> bool | None:
+        """Whether peft's allocator will mask anything: its configuration promises less than there is."""
+        allocator = self.tuner.rankallocator
+        steps = map(allocator.budget_schedule, reversed(range(total_steps)))
+        return any(due and budget < allocator.init_bgt for budget, due in steps)
+
     def penalty(self) -> Tensor | None:
         """peft's penalty, which it adds to a loss that the model computes itself."""
         if self.name is None or not self.config.orth_reg_weight:

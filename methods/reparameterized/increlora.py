@@ -150,6 +150,12 @@ class IncreLoRATuner(SvdTuner):
                 raise ValueError(message)
             warnings.warn(message, stacklevel=2)
 
+    def will_move(self, total_steps: int) -> bool | None:
+        """Whether a growth is due."""
+        if self.plan is None or self.missing() <= 0:
+            return None
+        return any(map(self.plan.due, range(total_steps)))
+
     def on_pre_optimizer_step(self, step: int, optimizer: Optimizer) -> None:
         """Reserves in step 0; after that scores, and where it is time, a growth."""
         if self.plan is None:

@@ -30,7 +30,7 @@ def run_id(config, **content):
     "word",
     ["results.root=/elsewhere", "threads=1", "rerun=always", "progress=false", "data.root=/data", "model.path=/m",
      "model.revision=abc", "device=cpu", "results.heartbeat_seconds=1", "results.checkpoint_seconds=1",
-     "train.retry_out_of_memory=true"],
+     "train.retry_out_of_memory=true", "preflight.enabled=false", "preflight.skip=[seed]", "+method.declares=[padding]"],
 )  # fmt: skip
 def test_where_and_how_it_is_shown_do_not_matter(run, word):
     assert run_id(run(word)) == run_id(run())

@@ -183,7 +183,7 @@ class Case:
     def config(self, **changes):
         arguments = copy.deepcopy(self.arguments) | SMALLER.get(self.method, {}) | changes
         module, _, name = arguments.pop("_target_").rpartition(".")
-        for key in ("name", "size", "ranks", "defaults"):  # for the harness and for Hydra
+        for key in ("name", "size", "ranks", "defaults", "declares"):  # for the harness and for Hydra
             arguments.pop(key, None)
         task_type = "SEQ_CLS" if self.kind == "classification" else "SEQ_2_SEQ_LM"
         return getattr(importlib.import_module(module), name)(

@@ -1,0 +1,99 @@
+"""The checks of preflight on data, budget and schedule: what a model cannot show by itself."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+
+from harness import budget, metrics
+from harness.checks import some
+from harness.probe import Probe
+from harness.schedule import total_steps, warmup_steps
+from methods.hooks import find
+
+
+def parameters(probe: Probe) -> list[str]:
+    """As many as the method's shapes say, and no more than the budget's ceiling."""
+    built, said = budget.planned(probe.real), probe.counted()
+    if built != said:
+        return [f"the method has {built[0]:,} adapter parameters, and by its shapes {said[0]:,}; a module is missed or "
+                "counted twice: look at method.target_modules"]  # fmt: skip
+    ceiling = probe.run.budget.max_adapter_params
+    if ceiling is not None and built[0] > ceiling:
+        return [f"{built[0]:,} adapter parameters are above budget.max_adapter_params={ceiling:,}; allow more"]
+    return []
+
+
+def labels(probe: Probe) -> list[str]:
+    """The head has a logit a label, every target is one of them, and the metric calls the truth right."""
+    task, kind = probe.task, probe.rows.kind
+    if kind == "generation":
+        return _answers(probe)
+    width, wanted = probe.logits().shape[-1], len(task.labels) if kind == "classification" else 1
+    if width != wanted:
+        return [
+            f"the head has {width} logits and the task {wanted} ({', '.join(task.labels) or 'a score'}); task.labels"
+        ]
+    faults = []
+    for split, encoded in probe.splits.items():
+        if kind == "classification" and (
+            odd := {str(t) for t in encoded.targets if not (0 <= t < wanted and t == int(t))}
+        ):
+            faults.append(f"{split} has targets {some(odd)} and labels 0 to {wanted - 1}; look at task.labels")
+        elif not all(math.isfinite(target) for target in encoded.targets):
+            faults.append(f"{split} has a target that is no finite number; mend the file")
+    truth = probe.splits[task.reports].targets
+    if faults or task.metric in (*metrics.CHOICES, *metrics.GROUPED) or len(set(truth)) < 2:
+        return faults
+    score = metrics.compute(task.metric, list(truth), list(truth))[task.score]
+    return [f"metric {task.metric} gives the truth itself {score:.1f} of 100; it does not fit a task of {kind}: "
+            "task.metric"] if score < 99.99 else []  # fmt: skip
+
+
+def _answers(probe: Probe) -> list[str]:
+    """Text to text: every answer that is trained on is read back as what it stands for."""
+    reader = probe.task.answers
+    if reader is None:
+        return []
+    texts = set(probe.task.splits["train"].target)
+    lost = {text for text in texts if reader.parse(str(text)) is None}
+    return (
+        [f"the answers {some(lost)} are trained on and would be scored as wrong; look at task.answers"] if lost else []
+    )
+
+
+def truncation(probe: Probe) -> list[str]:
+    """No split loses tokens in more rows than preflight.max_truncated_percent."""
+    limit, faults = probe.run.preflight.max_truncated_percent, []
+    for split, encoded in probe.splits.items():
+        share = 100.0 * encoded.truncated_rows / max(1, len(encoded))
+        if share > limit:
+            faults.append(f"{share:.0f} % of the {split} rows are cut at data.max_length_tokens="
+                          f"{probe.run.data.max_length_tokens} (text to text: or at data.max_target_tokens), above "
+                          f"preflight.max_truncated_percent={limit:g}; raise one of them")  # fmt: skip
+    return faults
+
+
+def schedule(probe: Probe) -> list[str]:
+    """The method's schedule fits the number of updates, its budget will move, and the rate rises above zero."""
+    train = probe.run.train
+    total = total_steps(train, math.ceil(len(probe.splits["train"]) / train.batch_size))
+    if warmup_steps(train, total) >= total:
+        probe.remarks.append(f"the warm-up takes all {total} updates: the learning rate never comes down from its rise")
+    method = find(probe.model)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # training says them again
+            method.on_train_begin(total)
+    except ValueError as error:
+        return [f"the method does not fit a training of {total} updates: {error}"]
+    if method.will_move(total) is False:
+        return [f"in {total} updates the method's budget never moves: it would be the plain method at its first size; "
+                "train longer (train.epochs), or shorten the method's warm-up and interval"]  # fmt: skip
+    return []
+
+
+CHECKS: dict[str, Callable[[Probe], list[str]]] = {
+    check.__name__: check for check in (parameters, labels, truncation, schedule)
+}

@@ -1,0 +1,94 @@
+"""A stranger's configuration runs no code, reads no environment, writes no file: it is refused before Hydra acts on it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from harness import compose, sweep
+from harness.errors import ConfigError
+from harness.paths import CONF
+
+ROOT = Path(__file__).parents[2]
+HANDLER = "+hydra.job_logging.handlers.x"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra_here():
+    compose.register()
+    sweep.register()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def composed(*words):
+    return compose.checked(hydra_compose("config", overrides=list(words)))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["method._target_=os.system"], "method._target_=os.system is not allowed"),
+        (["method._target_=pefty.x"], "is not allowed"),
+        (["+model.config._target_=os.system"], "model.config._target_"),
+        (["+method.x._target_=peft.LoraConfig"], "nothing may be called from there"),
+        (["+hydra.callbacks.x._target_=os.system"], "hydra.callbacks.x._target_"),
+        (["+hydra.callbacks.x.y=1"], "neither run code"),
+        (["hydra.launcher._target_=os.system"], "hydra.launcher._target_"),
+        (["hydra.sweeper._target_=subprocess.run"], "hydra.sweeper._target_"),
+        ([f"{HANDLER}.class=logging.FileHandler", f"{HANDLER}.filename=x"], "write files"),
+        ([f"{HANDLER}.stream=ext://antigravity"], "ext://antigravity"),
+        (["hydra.job_logging=${model.config}"], "not allowed"),
+        (["+hydra.job.env_set.LD_PRELOAD=x"], "nor set environments"),
+        (["hydra.job.env_copy=[PATH]"], "nor set environments"),
+        (["hydra.job.env_copy=[NOT_SET_HERE]"], "NOT_SET_HERE"),
+        (["results.root=${oc.env:HOME}"], "oc.env"),
+        (["recipe.note=${oc.decode:'1'}"], "oc.decode"),
+        (["+model.config.trust_remote_code=${oc.env:HF_TOKEN,x}"], "oc.env"),
+    ],
+)
+def test_refused(words, says):
+    with pytest.raises((ConfigError, *compose.COMPOSITION_ERRORS)) as refused:
+        composed(*words)
+    assert says in str(refused.value) + compose.explain(refused.value)
+
+
+def test_what_is_ours_passes():
+    assert composed("method=adalora").method["_target_"].startswith("methods.")
+    hydra_compose(
+        "config",
+        overrides=["hydra/launcher=slurm", "hydra.launcher.setup=[module load cuda]"],
+        return_hydra_config=True,
+    )
+
+
+@pytest.mark.parametrize("option", ["--config-dir", "--config-path"])
+def test_callbacks_of_a_strangers_folder_do_not_run(tmp_path, option):
+    """Nor its logging, its launcher's shell lines, its secrets: each file of it in turn."""
+    evil = {
+        "callback": "# @package _global_\nhydra:\n  callbacks:\n    x: {_target_: pathlib.Path.touch, self: CODE}\n",
+        "logger": "# @package hydra.hydra_logging\nversion: 1\nhandlers:\n  x: {(): os.mkdir, path: CODE}\n",
+        "shell": "# @package hydra.launcher\nsetup: [touch CODE]\n",
+        "secret": "# @package _global_\nresults: {root: '${oc.env:HF_TOKEN}'}\n",
+    }
+    (tmp_path / "budget").mkdir()
+    code = tmp_path / "ran"
+    for name, text in evil.items():
+        (tmp_path / "budget" / f"{name}.yaml").write_text(text.replace("CODE", str(code)))
+    (tmp_path / "config.yaml").write_text("defaults: [_self_, budget: callback]\n")
+    for name in evil if option == "--config-dir" else ["callback", "logger"]:
+        words = [option, str(tmp_path), f"budget={name}"]
+        words = ["-m", *words, "hydra/launcher=slurm"] if name == "shell" else words
+        done = subprocess.run(
+            [sys.executable, "-m", "harness", *words], cwd=ROOT, capture_output=True, text=True,
+            env=os.environ | {"HF_TOKEN": "hf_planted"},
+        )  # fmt: skip
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert not code.exists() and "hf_planted" not in done.stdout + done.stderr
+        assert done.stderr.splitlines()[-1].startswith("error: ") and "Traceback" not in done.stderr
