@@ -22,7 +22,8 @@ def jobs(words: list[str]) -> list[list[str]]:
     found: list[list[str]] = [[]]
     for word in words:
         key, _, values = word.partition("=")
-        found = [[*job, f"{key}={value}"] for job in found for value in values.split(",")]
+        found = [[*job, f"{key}={value}"] for job in found
+                 for value in ([values] if values.startswith("[") else values.split(","))]  # fmt: skip
     return found
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from specs import composed
 
-from harness import compose, directory, model
+from harness import compose, directory, model, published
 from harness.errors import ConfigError
 from methods.disentangled import LeanDisentangled
 
@@ -41,7 +41,7 @@ DECODERS = {
     "t5_v11_xl": 2_849_757_184,
     "t5_v11_xxl": 11_135_332_352,
 }
-DECODERS |= {name.replace("v11", "lm"): count for name, count in DECODERS.items() if "v11" in name}
+DECODERS |= {name.replace("v11_", "") + "_lm_adapt": count for name, count in DECODERS.items() if "v11" in name}
 CLASSES = SimpleNamespace(kind="classification", labels=("no", "yes"))
 TEXT = SimpleNamespace(kind="generation", labels=())
 
@@ -54,6 +54,12 @@ def built(name, task):
 def test_every_backbone_is_counted():
     named = {name for name in compose.options("model") if not name.startswith("demo_")}
     assert named == {*ENCODERS, *DECODERS}
+
+
+def test_the_backbones_of_the_published_tables_are_here():
+    tables = [published.load(name) for name in published.names()]
+    wanted = {cell.setting.model for one in tables if one.can_run for row in one.rows.values() for cell in row.cells.values()}
+    assert wanted - set(compose.options("model")) == set()
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -70,7 +76,7 @@ def test_encoder_decoders(name):
     made, _ = built(name, TEXT)
     assert sum(p.numel() for p in made.parameters()) == DECODERS[name]
     tied = made.get_output_embeddings().weight is made.get_input_embeddings().weight
-    assert tied is not name.startswith(("t5_v11", "t5_lm"))
+    assert tied is not ("t5_v11" in name or "lm_adapt" in name)
 
 
 @pytest.mark.parametrize(
