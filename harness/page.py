@@ -80,7 +80,7 @@ def _summary(sheet: Sheet) -> str:
     said = Counter(cell.word for cell in sheet.cells.values())
     runs = len({run.id for cell in sheet.cells.values() for run in cell.records})
     counted = [f"{MARKS[word]} {said[word]} {word}" for word in WORDS if said[word]]
-    return ", ".join([*counted, f"{runs} runs of ours"])
+    return ", ".join([*counted, f"{runs} run{'' if runs == 1 else 's'} of ours"])
 
 
 def _tools(sheet: Sheet) -> str:

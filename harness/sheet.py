@@ -89,7 +89,13 @@ def _compared(entry: Entry, row: str, lines: twin.Lines) -> Shown:
     setting, verdict, published = entry.published.setting, entry.verdict, entry.published
     lead = LEADS["best"] if entry.best else ""  # a tie is marked already
     shown = [("paper", lines.paper(entry)), ("ours", lines.ours(entry) + lead), ("difference", lines.difference(entry))]
-    shown += [("holds at", lines.settle(entry) + (" seeds" if verdict.more_seeds else ""))]
+    shown += [
+        (
+            "holds at",
+            lines.settle(entry)
+            + (" seeds" if verdict.more_seeds else "").removesuffix("s" * (verdict.more_seeds == 1)),
+        )
+    ]
     lines.verdict(entry)  # numbers its reasons
     seeds = f"{setting.seeds_claimed or 'not said'} claimed, {setting.seeds_inferred or 'none'} inferred"
     facts = [

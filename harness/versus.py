@@ -11,6 +11,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from scipy import special
 
 from harness import itemwise, stats
 from harness.cells import Cell
@@ -74,8 +75,28 @@ def _one_code(codes: list[dict[str, Any]]) -> bool:
 def against_best(column: Sequence[Cell], examples: Examples | None) -> list[Pair]:
     """The best row with each of the others."""
     rows = comparable(column)
-    few = examples if len(rows) <= MOST_ROWS else None
-    return _adjusted([(rows[0], other) for other in rows[1:]], few)
+    if len(rows) <= MOST_ROWS:
+        return _adjusted([(rows[0], other) for other in rows[1:]], examples)
+    same = [row for row in rows[1:] if row.scores.keys() == rows[0].scores.keys()]
+    found = dict(zip(map(id, same), _paired(rows[0], same), strict=True))
+    made = [(found[id(row)], len(row.scores), 0) if id(row) in found else compare(rows[0], row) for row in rows[1:]]
+    return _pairs([(rows[0], row) for row in rows[1:]], made)
+
+
+def _paired(first: Cell, others: list[Cell]) -> list[stats.Comparison]:
+    """stats.paired_t of one row with each of many that have its seeds, in one pass and without intervals."""
+    if not others:
+        return []
+    seeds = sorted(first.scores)
+    theirs = np.array([[other.scores[seed] for seed in seeds] for other in others])
+    apart = np.array([first.scores[seed] for seed in seeds]) - theirs  # [rows, seeds]
+    steps = np.array([max(first.resolution, other.resolution) for other in others])
+    spread = np.maximum(apart.std(axis=1, ddof=1), np.sqrt(2 / 12) * steps)  # two roundings in each difference
+    differences, errors = apart.mean(axis=1), spread / np.sqrt(len(seeds))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = 2 * special.stdtr(len(seeds) - 1, -np.abs(differences) / errors)
+    p = np.where(errors > 0, p, differences == 0)
+    return [stats.Comparison(float(d), float(one)) for d, one in zip(differences, p, strict=True)]
 
 
 def pairs(column: Sequence[Cell], examples: Examples | None) -> list[Pair]:
@@ -87,7 +108,11 @@ def pairs(column: Sequence[Cell], examples: Examples | None) -> list[Pair]:
 
 
 def _adjusted(chosen: list[tuple[Cell, Cell]], examples: Examples | None, *, thorough: bool = False) -> list[Pair]:
-    made = [compare(first, second, examples, thorough=thorough) for first, second in chosen]
+    return _pairs(chosen, [compare(first, second, examples, thorough=thorough) for first, second in chosen])
+
+
+def _pairs(chosen: list[tuple[Cell, Cell]], made: list[tuple[stats.Comparison, int, int]]) -> list[Pair]:
+    """With p-values after Holm's correction for all of them."""
     adjusted = stats.holm([found.p for found, _, _ in made])
     return [
         Pair(first, second, found, float(p), seeds, items)

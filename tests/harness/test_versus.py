@@ -119,6 +119,18 @@ def test_a_long_column_is_compared_with_its_best_row_alone():
     assert len(versus.pairs(column, None)) == 13
 
 
+def test_a_long_column_gives_the_same_numbers(monkeypatch):
+    rng = np.random.default_rng(5)
+    rows = [one for n in range(9) for one in seeds(f"m{n}", list(80 + n / 2 + rng.normal(0, 1, 4)))]
+    column = gather([*rows, *seeds("tie", [90.0] * 4), *seeds("other", [70.0, 71.0])], stale=fresh)[0]
+    few = versus.against_best(column, None)
+    monkeypatch.setattr(versus, "MOST_ROWS", 3)
+    many = versus.against_best(column, None)
+    assert [pair.second.row for pair in many] == [pair.second.row for pair in few]
+    assert [pair.p for pair in many] == pytest.approx([pair.p for pair in few])
+    assert [pair.found.difference for pair in many] == pytest.approx([pair.found.difference for pair in few])
+
+
 def test_shown_on_request(tmp_path, capsys):
     held = [*seeds("a", [90.0, 90.3, 89.7]), *seeds("b", [89.9, 90.4, 89.5]), *seeds("c", [70.0, 70.5, 71.0])]
     root = store(tmp_path, held)
