@@ -89,7 +89,8 @@ class Claim:
         self.folder, self.beat_seconds = folder, beat_seconds
         self.owner, self.pulse = folder / "owner.json", folder / "heartbeat"
         born = _born(os.getpid())
-        job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
+        array = [os.environ.get(f"SLURM_ARRAY_{part}_ID", "") for part in ("JOB", "TASK")]
+        job = "_".join(array) if all(array) else os.environ.get("SLURM_JOB_ID")
         mine = {"token": secrets.token_hex(16), "host": _host(), "pid": os.getpid(), "born": born, "job": job}
         self.mine = atomic.to_json(mine)
         self._stop = threading.Event()

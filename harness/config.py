@@ -13,6 +13,8 @@ from harness.errors import ConfigError
 from harness.schema import ModelConfig, TaskConfig, at_least, one_of
 
 ENCODER_DECODERS = ("bart", "t5")
+# What accelerate.tracking speaks to, beside W&B
+TRACKERS = ("tensorboard", "comet_ml", "aim", "mlflow", "clearml", "dvclive", "swanlab", "trackio")
 OPTIMIZERS = ("adamw", "paged_adamw", "adamw_hf")
 
 
@@ -176,6 +178,23 @@ class PreflightConfig:
 
 
 @dataclass
+class WandbConfig:
+    """Where a run is mirrored (harness/mirror.py). Outside of a run's identity."""
+
+    mode: str
+    project: str
+    entity: str | None
+    group: str | None
+    tags: list[str]
+    trackers: list[str]
+
+    def __post_init__(self) -> None:
+        one_of("wandb.mode", self.mode, ("auto", "online", "offline", "disabled"))
+        for name in self.trackers:
+            one_of("wandb.trackers", name, TRACKERS)
+
+
+@dataclass
 class ResultsConfig:
     """Where records go, whether the trained adapter is kept, how often a live run says that it is alive.
 
@@ -211,6 +230,7 @@ class RunConfig:
     generation: GenerationConfig
     preflight: PreflightConfig
     results: ResultsConfig
+    wandb: WandbConfig
 
     def __post_init__(self) -> None:
         at_least("seed", self.seed, 0)

@@ -66,3 +66,9 @@ def _command(sweep: Sweep) -> str:
 def absent(**options: str) -> list[str]:
     """Which of these options conf has no file for, as `method=hyperformer`."""
     return [f"{group}={name}" for group, name in options.items() if not (paths.CONF / group / f"{name}.yaml").is_file()]
+
+
+if __name__ == "__main__":
+    from harness import launch
+
+    raise SystemExit(launch.main())

@@ -18,7 +18,7 @@ from harness.config import RunConfig
 # Where things are, who asks, how it is shown: none of these can change a number. `threads` may change the order of
 # sums; it is part of what reproducibility is promised on (see provenance), not of what the experiment is.
 OUTSIDE = {
-    "": ("device", "threads", "rerun", "progress", "recipe", "results", "preflight"),
+    "": ("device", "threads", "rerun", "progress", "recipe", "results", "preflight", "wandb"),
     "data": ("root",),
     "train": ("retry_out_of_memory",),  # does nothing until memory runs out; then the record has a remark
     "method": ("declares",),

@@ -84,6 +84,7 @@ class Monitor:
             progress.total = total_steps
         self._last_rows: Sequence[int] | np.ndarray = ()
         self._waiting: list[tuple[np.ndarray, Tensor, Tensor, Tensor]] = []
+        self._tell = getattr(progress, "tell", None)  # a bar that wants losses and curve as well
         self._since = time.perf_counter()
 
     def resume_clock(self) -> None:
@@ -114,6 +115,8 @@ class Monitor:
             self.penalties.append(penalty)
         self.step_seconds.append((time.perf_counter() - self._since) / len(self._waiting))
         self._waiting.clear()
+        if self._tell is not None:
+            self._tell(self.losses, self.curve)
         self._since = time.perf_counter()
 
     def check(self, parameters: list[nn.Parameter]) -> None:
@@ -162,6 +165,8 @@ class Monitor:
         row.update(scores)
         row["trace"] = trace
         self.curve.append(row)
+        if self._tell is not None:
+            self._tell(self.losses, self.curve)
         return row
 
 

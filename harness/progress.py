@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from harness.mirror import Mirror
 from harness.record import Record
 
 FILE = "progress.json"
@@ -19,16 +20,17 @@ class Bar:
 
     Args:
         name: shown. shown: whether anybody looks (`progress=false`, no terminal). folder: of the run; None: no file.
-        every_seconds: how often the file is written.
+        every_seconds: how often the file is written. mirror: told of losses and curve.
     """
 
-    def __init__(self, name: str, *, shown: bool, folder: Path | None = None, every_seconds: float = 10) -> None:
+    def __init__(self, name: str, *, shown: bool, folder: Path | None = None, every_seconds: float = 10,
+                 mirror: Mirror | None = None) -> None:  # fmt: skip
         from tqdm import tqdm
 
         self._bar = tqdm(
             desc=name.rsplit(".", 1)[0], unit="step", disable=None if shown else True, dynamic_ncols=True, leave=False
         )
-        self._folder, self._every = folder, every_seconds
+        self._folder, self._every, self._mirror = folder, every_seconds, mirror
         self._done, self._resumed, self._total = 0, 0, 0.0
         self._written = self._begun = time.monotonic()
 
@@ -63,6 +65,11 @@ class Bar:
     def set_postfix_str(self, s: str, refresh: bool) -> None:
         """A word beside the bar."""
         self._bar.set_postfix_str(s, refresh=refresh)
+
+    def tell(self, losses: list[float], curve: list[dict[str, Any]]) -> None:
+        """The loss of every update so far and the learning curve; the mirror takes what is new."""
+        if self._mirror is not None:
+            self._mirror.tell(self._total, losses, curve)
 
     def _write(self) -> None:
         """Say how far it is, for `python -m harness.status`. A full disk costs this word, not the run."""

@@ -11,6 +11,7 @@ from harness.claim import Claim
 from harness.config import RunConfig
 from harness.distributed import Group
 from harness.errors import ConfigError
+from harness.mirror import Mirror
 from harness.record import DONE, Record
 from harness.task import Task
 
@@ -82,14 +83,16 @@ def lead(plan: Plan, group: Group) -> Record:
             remarks=remarks.of(plan.config, plan.task, plan.device),
         )  # fmt: skip
         record.write(plan.folder, begun)
-        with publish.failures(plan.folder, begun):
+        mirror = Mirror(plan.folder, plan.id, plan.identity, plan.config.wandb, plan.config.model.path)
+        with publish.failures(plan.folder, begun), mirror:
             group.tell(asdict(begun))
-            done = experiment(plan, begun, group)
+            done = experiment(plan, begun, group, mirror)
+            mirror.finish(DONE, {"scores": done.science["scores"], "params": done.science["params"], "cost": done.cost})
         publish.publish(plan.folder, done, claim.held)
     return done
 
 
-def experiment(plan: Plan, begun: Record, group: Group) -> Record:
+def experiment(plan: Plan, begun: Record, group: Group, mirror: Mirror | None = None) -> Record:
     """The experiment itself, in the order of design and README: load, attach, train, evaluate, save."""
     from harness import budget, frozen, latency, preflight, probe, progress, quantization
     from harness.checkpoint import Checkpoints
@@ -127,7 +130,7 @@ def experiment(plan: Plan, begun: Record, group: Group) -> Record:
                          precision=plan.precision, tokenizer=tokenizer, generation=config.generation)  # fmt: skip
 
     watched = progress.Bar(plan.id, shown=config.progress and group.leads, folder=plan.folder if group.leads else None,
-                           every_seconds=config.results.heartbeat_seconds)  # fmt: skip
+                           every_seconds=config.results.heartbeat_seconds, mirror=mirror)  # fmt: skip
     with meter.training(), watched as bar:
         settings = replace(config.train, precision=plan.precision)
         checkpoints = Checkpoints(plan.folder / "checkpoints", identity.digest([plan.identity, begun.code]),

@@ -104,12 +104,18 @@ class Survey:
             return "nobody owns it"
         if held.here is not None:
             return "" if held.here else "its process is gone (killed?)"
-        try:
-            age = self.now() - (self.root / known.id / "heartbeat").stat().st_mtime
-        except OSError:
+        age = self.heartbeat_age(known.id)
+        if age is None:
             return "it has no heartbeat"
         beat = float(self._whole(known).config.get("results", {}).get("heartbeat_seconds", 10))
         return f"no heartbeat for {age:.0f} s" if age > SILENT_BEATS * beat + 30 else ""
+
+    def heartbeat_age(self, run: str) -> float | None:
+        """Seconds since a run's last heartbeat, by the file system's clock; None where it has none."""
+        try:
+            return max(0.0, self.now() - (self.root / run / "heartbeat").stat().st_mtime)
+        except OSError:
+            return None
 
     def _whole(self, known: Record) -> Record:
         """A record with what the index leaves out."""

@@ -22,7 +22,7 @@ ARROWS = {
     "claim": {"atomic", "errors"},
     "provenance": {"paths", "record"},
     "publish": {"atomic", "device", "errors", "evaluate", "identity", "interrupt", "record", "scrub"},
-    "progress": {"record"},
+    "progress": {"mirror", "record"},
     "rows": {"errors"},
     "level": {"paths", "rows"},
     "recipe": {"errors", "level", "paths", "rows"},
@@ -79,8 +79,8 @@ ARROWS = {
     "remarks": {"config", "recipe", "task"},
     "run": {
         "budget", "checkpoint", "claim", "config", "cost", "device", "directory", "distributed", "errors", "evaluate",
-        "frozen", "identity", "latency", "model", "preflight", "probe", "progress", "provenance", "publish", "quantization",
-        "record", "remarks", "task", "tokens", "train",
+        "frozen", "identity", "latency", "mirror", "model", "preflight", "probe", "progress", "provenance", "publish",
+        "quantization", "record", "remarks", "task", "tokens", "train",
     },
     "submission": {"errors", "metrics", "schema", "splits"},
     "predict": {
@@ -89,6 +89,7 @@ ARROWS = {
     },
     "make": {"claim", "config", "device", "distributed", "errors", "interrupt", "progress", "provenance", "record", "run"},
     "jobs": {"atomic", "errors"},
+    "mirror": {"config", "identity", "interrupt"},
     "state": {"atomic", "claim", "errors", "index", "jobs", "progress", "provenance", "record"},
     "wanted": {"atomic", "compose", "config", "device", "directory", "errors", "identity", "paths", "task"},
     "workers": {"claim", "config", "device", "errors", "make", "record", "run", "wanted"},
@@ -97,7 +98,7 @@ ARROWS = {
     "launch": {
         "__main__", "compose", "errors", "forecast", "jobs", "make", "paper", "paths", "published", "record", "state", "sweep",
     },
-    "status": {"launch", "record", "state", "sweep"},
+    "status": {"launch", "mirror", "record", "state", "sweep"},
     "sweep": {"errors", "make", "record", "slurm", "state", "wanted", "workers"},
     "stats": set(),
     "itemwise": {"stats"},

@@ -1,0 +1,133 @@
+"""Embedded runs on a real Slurm: arrays that fill a table, every accident, two sweeps at once; the same bits each time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.xdist_group("slurm")]
+
+ROOT = Path(__file__).parents[2]
+SHORT = ["data.max_train_rows=96", "data.max_eval_rows=40", "progress=false", "results.checkpoint_seconds=1",
+         "results.heartbeat_seconds=1"]  # fmt: skip
+SLURM = ["hydra/launcher=slurm", "hydra.launcher.memory_gb=1.5"]
+LONG = ["train.max_steps=400", "method=lora", "seed=0"]  # long enough to be hit in its midst
+
+
+def start(env, root, *words, slurm=True, module="harness"):
+    words = [*(["-m"] if module == "harness" else []), *words, *SHORT, f"results.root={root}"]
+    command = [sys.executable, "-m", module, *words, *(SLURM if slurm else ["threads=1"])]
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process, code=0):
+    out, _ = process.communicate(timeout=400)
+    assert process.returncode == code, out
+    return out
+
+
+def sciences(root):
+    """Run id -> the scientific part, for every run of the store; all are DONE."""
+    records = [json.loads(path.read_text()) for path in sorted(Path(root).glob("*/record.json"))]
+    assert {one["state"] for one in records} == {"DONE"}, [(one["id"], one["state"], one["error"]) for one in records]
+    return {one["id"]: one["science"] for one in records}
+
+
+def until(condition, seconds=240):
+    """Wait for something to become true, and return it."""
+    for _ in range(int(seconds * 5)):
+        if found := condition():
+            return found
+        time.sleep(0.2)
+    raise AssertionError("waited in vain")
+
+
+def training(root):
+    """The run's folder, once it has a checkpoint: it is in the midst of training."""
+    found = until(lambda: list(Path(root).glob("*/checkpoints/step-*.json")))
+    return found[0].parent.parent
+
+
+def job_of(folder):
+    return json.loads((folder / "owner.json").read_text())
+
+
+def ask(env, *words):
+    return subprocess.run(words, env=env, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.fixture(scope="module")
+def undisturbed(slurm, tmp_path_factory):
+    """The long run, made on this machine without Slurm."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    finish(start(slurm, root, *LONG, slurm=False))
+    return sciences(root)
+
+
+def test_arrays_of_twelve_runs_finish_and_fill_a_table(slurm, tmp_path):
+    words = ["method=head,bitfit,ia3", "seed=0,1,2,3", "train.max_steps=2"]
+    first, second = start(slurm, tmp_path, *words), start(slurm, tmp_path, *words, "rerun=never")
+    out = finish(first) + finish(second)  # two sweeps of one table at once: every run is made by one of them
+    assert out.count("submitted ") >= 2  # chunks of at most six
+    assert len(sciences(tmp_path)) == 12
+    attempts = [
+        json.loads(path.read_text())["provenance"].get("attempts", []) for path in tmp_path.glob("*/record.json")
+    ]
+    assert attempts == [[]] * 12, "a run began twice"
+    table = subprocess.run([sys.executable, "-m", "harness.table", "--root", str(tmp_path), "--stale"], cwd=ROOT, env=slurm,
+                           capture_output=True, text=True, check=True).stdout  # fmt: skip
+    assert table.count("(4)") == 3
+    again = finish(start(slurm, tmp_path, *words))
+    assert "submitted" not in again and "12 of 12 runs are done" in again
+
+
+@pytest.mark.parametrize("accident", ["scancel", "kill -9", "requeue", "time limit"])
+def test_an_accident_in_mid_run_costs_no_bit(slurm, tmp_path, undisturbed, accident):
+    sweep = start(slurm, tmp_path, *LONG)
+    folder = training(tmp_path)
+    owner = job_of(folder)
+    job, goes_on = owner["job"], accident in ("requeue", "time limit")
+    if accident == "kill -9":
+        os.kill(owner["pid"], signal.SIGKILL)
+    elif accident == "scancel":
+        ask(slurm, "scancel", job)
+    elif accident == "requeue":
+        ask(slurm, "scontrol", "requeue", job)
+    else:  # what Slurm sends before a limit; waiting for one would take minutes
+        ask(slurm, "scancel", "--signal=USR2", job)
+    if goes_on:
+        until(lambda: "PENDING" in ask(slurm, "squeue", "-h", "-o", "%T"))
+        ask(slurm, "scontrol", "update", f"jobid={job}", "starttime=now")
+        finish(sweep)
+    else:
+        out = finish(sweep, code=1)
+        assert "the same command goes on" in out
+        finish(start(slurm, tmp_path, *LONG))
+    assert sciences(tmp_path) == undisturbed
+    [record] = [json.loads(path.read_text()) for path in tmp_path.glob("*/record.json")]
+    assert record["provenance"]["resumed_at"] > 0
+    assert record["provenance"]["attempts"][0]["state"] in ("PREEMPTED", "TIMEOUT", "RUNNING")
+
+
+def test_submit_and_leave_then_status_and_cancel(slurm, tmp_path):
+    leave = ["train.max_steps=400", "method=lora", "hydra.launcher.wait=false"]
+    out = finish(start(slurm, tmp_path, *leave, "seed=0,1,2,3"))
+    assert "not waiting" in out
+    status = subprocess.run([sys.executable, "-m", "harness.status", "--root", str(tmp_path)], cwd=ROOT, env=slurm,
+                            capture_output=True, text=True, check=True).stdout  # fmt: skip
+    assert "4 runs: " in status and "queued" in status and "job " in status
+    out = finish(start(slurm, tmp_path, *leave, "seed=0", "--cancel", module="harness.fill"))
+    assert "3 jobs cancelled" in out
+    ask(slurm, "scancel", "--me")
+
+
+def test_what_slurm_refuses_is_said_in_one_line(slurm, tmp_path):
+    out = finish(start(slurm, tmp_path, "seed=0", "hydra.launcher.partition=nowhere"), code=2)
+    assert "partition" in out and "Traceback" not in out
