@@ -62,6 +62,10 @@ def checked(config: DictConfig) -> RunConfig:
     except OmegaConfBaseException as error:
         raise ConfigError(explain(error)) from error
     if missing := sorted(OmegaConf.missing_keys(whole)):
+        for group in groups():
+            if f"{group}.name" in missing:
+                known = ", ".join(options(group))
+                raise ConfigError(f"{group}=_... is what several options share, and none itself. Allowed: {known}")
         raise ConfigError(f"no value for {', '.join(missing)}; give it on the command line or in the group's YAML")
     for key in ("name", "_target_"):
         if not isinstance(whole.method.get(key), str):

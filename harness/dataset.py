@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 TIMEOUT_SECONDS = 10.0
+STRANGE = (ValueError, LookupError, TypeError)  # an answer that is none of the hub's: a page of a proxy, say
 
 
 def fetch(spec: TaskConfig) -> tuple[str, dict[str, Table]]:
@@ -59,14 +60,20 @@ def _load(spec: TaskConfig, name: str) -> DatasetDict:
         raise _refused(spec, "no dataset of that name, or none without `hf auth login`") from error
     except RevisionNotFoundError as error:
         raise _refused(spec, "the dataset has no such revision") from error
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, httpx.HTTPError, OSError, *STRANGE) as error:
         if kept := _cached(spec, name):
             return kept
-        raise _refused(spec, error) from error
+        raise _refused(spec, said(error)) from error
     try:
         return load_dataset(name, spec.hub.config, revision=commit)
     except (DatasetsError, HfHubHTTPError, httpx.HTTPError, OSError, ValueError, RuntimeError) as error:
         raise _refused(spec, error) from error
+
+
+def said(error: Exception) -> str:
+    """Why the hub gave nothing; of an answer that cannot be read, that it is one."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"its answer is not the hub's: {lines[0]}" if isinstance(error, STRANGE) else lines[0]
 
 
 def _cached(spec: TaskConfig, name: str) -> DatasetDict | None:

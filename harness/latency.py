@@ -60,7 +60,8 @@ def _median(model: nn.Module, inputs: list[dict[str, Tensor]], device: str, prec
     place = torch.device(device)
     model.eval()
     seconds = []
-    with torch.inference_mode(), torch.autocast(place.type, torch.bfloat16, enabled=precision == "bfloat16"):
+    # Not `inference_mode`: a table that a model caches here may be used by the next training in this process.
+    with torch.no_grad(), torch.autocast(place.type, torch.bfloat16, enabled=precision == "bfloat16"):
         for batch in [inputs[0], *inputs]:
             begun = time.perf_counter()
             model(**batch)

@@ -52,7 +52,7 @@ def _fetched(hub_id: str, revision: str | None) -> Path:
         weights = ["*.safetensors*"] if safe else ["pytorch_model*.bin*"]
         patterns = [*FILES, *weights]
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
-    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError, ValueError) as error:
+    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError, ValueError, LookupError, TypeError) as error:
         lines = str(error).strip().splitlines()
         try:
             return _cached(hub_id, revision, lines[0] if lines else type(error).__name__)

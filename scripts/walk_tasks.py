@@ -40,7 +40,7 @@ BRIEF = (
     "train.max_steps=20", "train.batch_size=4", "train.evaluate_every_epochs=null", "train.select=last",
     "data.max_train_rows=80", "data.max_eval_rows=32", "data.eval_batch_size=16", "data.max_length_tokens=96",
     "data.max_target_tokens=16", "generation.max_new_tokens=16", "generation.num_beams=2", "train.warmup_steps=2",
-    "progress=false", "results.keep_adapter=false", "rerun=always", "device=cpu", "~recipe",
+    "progress=false", "preflight.skip=[truncation]", "results.keep_adapter=false", "rerun=always", "device=cpu", "~recipe",
 )  # fmt: skip
 
 
@@ -72,7 +72,10 @@ def words(task: str, family: str, root: Path, results: Path) -> list[str]:
 def walk(task: str, family: str, root: Path, results: Path, method: str) -> Cell:
     """Run one cell."""
     started = time.monotonic()
-    if family not in ("bart", "t5") and config(f"task={task}", *SEVERAL.get(task, ()), "model=demo_bart").task.kind == "generation":
+    if (
+        family not in ("bart", "t5")
+        and config(f"task={task}", *SEVERAL.get(task, ()), "model=demo_bart").task.kind == "generation"
+    ):
         return Cell("skipped", "text to text, no decoder")
     try:
         made = run.run(run.plan(config(*words(task, family, root, results), f"method={method}")))

@@ -116,3 +116,9 @@ def test_a_mistake_costs_no_heavy_import_and_exits_with_two():
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.stdout.strip() == "2 []", done.stderr
     assert done.stderr.startswith("error: unknown task 'glue/rtx'. Did you mean glue/rte?")
+
+
+def test_what_options_share_is_no_option():
+    for word in ("task=_glue", "model=_t5"):
+        with pytest.raises(ConfigError, match=f"{word.split('=')[0]}=_... is what several options share"):
+            composed(word)

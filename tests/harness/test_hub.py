@@ -18,7 +18,8 @@ import superglue
 from hub import Hub, binary_only, commit_of, parquet_repository
 from specs import task
 
-from harness.errors import ConfigError, DataError
+from harness import snapshot
+from harness.errors import ConfigError, DataError, ModelError
 from harness.paths import embedded
 from harness.task import load
 
@@ -264,3 +265,18 @@ def test_real_data_is_the_same_both_ways(glue, tmp_path):
         here = load(task(f"glue/{name}"), str(glue))
         assert one.get("fingerprint") == here.fingerprint, one
         assert not any("official split" in remark for remark in here.remarks)
+
+
+@pytest.mark.parametrize("answer", [json.JSONDecodeError("Expecting value", "<html>", 0), KeyError("id")])
+def test_a_page_in_place_of_the_hub_is_said(tmp_path, monkeypatch, answer):
+    def asked(self, *_, **__):
+        raise answer
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    monkeypatch.setattr("huggingface_hub.hf_api.HfApi.dataset_info", asked)
+    monkeypatch.setattr("huggingface_hub.hf_api.HfApi.model_info", asked)
+    with pytest.raises(DataError, match="its answer is not the hub's") as data:
+        load(task("glue/rte"), None)
+    with pytest.raises(ModelError, match="the hub cannot give some/backbone") as model:
+        snapshot._fetched("some/backbone", None)
+    assert all(len(str(error.value).splitlines()) == 2 for error in (data, model))
