@@ -4,7 +4,10 @@ Reading order, and the direction of imports (an arrow never points back; tests/t
 
     __main__    compose the configuration, run or sweep, print one honest line
     run, remarks                 the whole experiment on one screen; what a reader of its number must know
-    sweep       many runs at once: Hydra's multirun on local workers
+    sweep       many runs at once: Hydra's multirun;  wanted, state, make  (which runs; what became of them; one of them)
+                on which machine: workers, slurm, jobs  (processes here; job arrays; Slurm's queue)
+                launch, forecast, status  (what a table lacks, launched; its cost; how it stands)
+    mirror      W&B and other trackers, from a process that follows the run
     compose, config, schema      Hydra's errors in one message; the schema
     allowed     what a configuration may make Hydra do, checked before it does
     recipe, level, rows          the papers' hyper-parameters; their sizes; both as rows of TOML

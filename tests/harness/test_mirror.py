@@ -131,7 +131,8 @@ def test_tensorboard_through_accelerate(tmp_path, monkeypatch):
 
 def test_the_follower_ends_with_its_run(tmp_path):
     (tmp_path / mirror.FILE).write_text('{"head": {}}\n{"step": 1, "row": {}}\n')
-    script = "import sys; from pathlib import Path; from harness import mirror\nprint(len(list(mirror.follow(Path(sys.argv[1]), 1))))"
+    script = "import sys; from pathlib import Path; from harness import mirror\n"
+    script += "print(len(list(mirror.follow(Path(sys.argv[1]), 1))))"
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path / mirror.FILE)], capture_output=True, text=True,
                           cwd=ROOT, timeout=60)  # fmt: skip
     assert done.stdout.strip() == "2", done.stderr
