@@ -177,7 +177,8 @@ class Case:
 
     @functools.cached_property
     def arguments(self):
-        raw = {"model": sites(self.family), "method": OmegaConf.load(ROOT / f"conf/method/{self.method}.yaml")}
+        method = OmegaConf.load(ROOT / f"conf/method/{self.method}.yaml")
+        raw = {"model": sites(self.family), "task": {"tasks": []}, "method": method}
         return OmegaConf.to_container(OmegaConf.create(raw), resolve=True)["method"]
 
     def config(self, **changes):
