@@ -83,6 +83,9 @@ def test_the_best_of_several_does_not_compare():
     row = replace(row, cells={key: replace(cell, setting=best) for key, cell in row.cells.items()})
     found = entry(runs(GLUE, ["lora_1.33M"]), table=replace(GLUE, rows={row.key: row}))
     assert found.verdict.why == ("statistic: the paper prints the best of several runs",)
+    mean = entry(runs(GLUE, ["lora_1.33M"])).verdict.predicted
+    assert found.verdict.predicted.low > mean.low, "the best of five runs, not one of them"
+    assert found.verdict.inside is not None
 
 
 def test_false_alarms_stay_at_the_level():
