@@ -199,6 +199,7 @@ def _moments(probe: Probe) -> list[str]:
     """One update of the smallest trained tensor, with the run's own optimiser."""
     every = list(probe.trained().values())
     small = min(every, key=lambda parameter: parameter.numel())
+    before = small.detach().clone()
     for parameter in every:
         parameter.requires_grad_(parameter is small)
     try:
@@ -206,6 +207,7 @@ def _moments(probe: Probe) -> list[str]:
         small.grad = torch.ones_like(small)
         adamw.step()
     finally:
+        small.data.copy_(before)
         for parameter in every:
             parameter.requires_grad_(True)
             parameter.grad = None

@@ -114,15 +114,21 @@ class QuantizationConfig:
 
 @dataclass
 class GenerationConfig:
-    """Decoding of a text-to-text task, for `generate`."""
+    """Decoding of a text-to-text task, for `generate`.
+
+    `validation_rows`: while it trains, a run scores at most the first so many rows of the split that selects (None:
+    all of them); at the end it scores every row.
+    """
 
     num_beams: int
     max_new_tokens: int
     min_new_tokens: int
     length_penalty: float
     no_repeat_ngram_size: int
+    validation_rows: int | None
 
     def __post_init__(self) -> None:
+        at_least("generation.validation_rows", self.validation_rows, 1)
         at_least("generation.num_beams", self.num_beams, 1)
         at_least("generation.max_new_tokens", self.max_new_tokens, 1)
 
@@ -151,7 +157,8 @@ class RecipeConfig:
     """Which hyper-parameter rows were applied, and from where. Descriptive: not part of a run's identity.
 
     `tags` says where each value comes from (harness/recipe.py), `search` the values among which the paper chose without
-    saying which, `seeds` the paper's. `variant` chooses where script and paper disagree.
+    saying which, `trials` how many runs of a search of ours chose the values (0: none), `seeds` the paper's. `variant`
+    chooses where script and paper disagree.
     """
 
     name: str
@@ -160,6 +167,7 @@ class RecipeConfig:
     tags: dict[str, str]
     search: dict[str, Any]
     seeds: list[int]
+    trials: int
 
 
 @dataclass

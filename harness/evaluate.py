@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from harness import metrics
 from harness.answers import UNPARSABLE, Answers
@@ -96,6 +97,7 @@ def evaluate(
     precision: str = "float32",
     tokenizer: Any = None,
     generation: GenerationConfig | None = None,
+    shown: bool = False,
     references: list[Any] | None = None,
     answers: Answers | None = None,
     groups: list[str] | None = None,
@@ -114,6 +116,7 @@ def evaluate(
         precision: `bfloat16` is autocast.
         tokenizer: text to text: turns generated tokens into text.
         generation: text to text: how to decode.
+        shown: whether a bar says how far it is and when it will be done, where there is a terminal.
         references: what the metric compares with, where that is not the target: for text to text always.
         answers: text to text: how a generated answer is read as a class or score. One that cannot be read counts as
             wrong, and `unparsable` among the scores is their share in percent.
@@ -126,7 +129,7 @@ def evaluate(
         raise ValueError("a text-to-text evaluation needs tokenizer, generation and references")
     columns = predict(
         model, encoded, batch_size=batch_size, device=device, precision=precision, tokenizer=tokenizer,
-        generation=generation,
+        generation=generation, shown=shown,
     )  # fmt: skip
     targets: list[Any] = list(encoded.targets if references is None else references)
     more: dict[str, float] = {}
@@ -152,6 +155,7 @@ def predict(
     precision: str = "float32",
     tokenizer: Any = None,
     generation: GenerationConfig | None = None,
+    shown: bool = False,
 ) -> dict[str, list[Any]]:
     """What a model says of every row, by columns (see `Evaluation`), in the rows' order; arguments as of `evaluate`.
 
@@ -165,7 +169,7 @@ def predict(
         step = _writer(tokenizer, generation)
     place = torch.device(device)
     with _evaluating(model), torch.autocast(place.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        return _in_order(encoded, batch_size, lambda batch: step(model, batch), place)
+        return _in_order(encoded, batch_size, lambda batch: step(model, batch), place, shown)
 
 
 def _read(columns: dict[str, list[Any]], answers: Answers) -> tuple[dict[str, list[Any]], dict[str, float]]:
@@ -198,11 +202,12 @@ def _in_order(
     batch_size: int,
     predict: Callable[[dict[str, Tensor]], dict[str, list[Any]]],
     device: torch.device,
+    shown: bool,
 ) -> dict[str, list[Any]]:
     """Predict in batches of like length; the columns come back in the rows' own order."""
     batches = sorted_batches(encoded.lengths, batch_size)
     columns: dict[str, list[Any]] = {}
-    for rows in batches:
+    for rows in tqdm(batches, desc="evaluation", unit="batch", leave=False, disable=None if shown else True):
         batch = {name: tensor.to(device) for name, tensor in collate(encoded, rows).items() if name != "labels"}
         for name, values in predict(batch).items():
             columns.setdefault(name, []).extend(values)

@@ -1,4 +1,4 @@
-"""How a model's steps are executed, which changes what they cost: activation checkpointing, compilation."""
+"""How a model's steps are executed, which changes what they cost: activation checkpointing, compilation, kept features."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from harness import features
 from harness.config import TrainConfig
 from harness.errors import ConfigError
 
@@ -15,6 +16,8 @@ def prepare(model: nn.Module, settings: TrainConfig) -> None:
     """Switch on what the settings ask for, in place. Raises ConfigError where the backbone cannot."""
     if settings.gradient_checkpointing:
         checkpoint_activations(model)
+    if settings.cache_features:
+        features.keep(model)
     if settings.compile:
         compile_forward(model)
 

@@ -25,7 +25,7 @@ OUTSIDE = {
     "model": ("hub_id", "revision", "path", "sites", "shape", "tokenizer"),  # a shape that is used is in `weights`
     "task": (
         "hub", "files", "suite", "folder", "columns", "root", "rows", "hidden", "submission",
-        "max_length_tokens", "max_target_tokens", "num_beams",  # defaults of `data` and `generation`, which count
+        "max_length_tokens", "max_target_tokens", "num_beams", "validation_rows",  # as `data`, `generation`
     ),
 }  # fmt: skip
 
@@ -43,6 +43,8 @@ def identity(config: RunConfig, *, data: str, weights: str, device: str, precisi
         for section in _sections(kept, group):
             for name in names:
                 section.pop(name, None)
+    if kept["generation"]["validation_rows"] is None:  # as if there were no such word
+        del kept["generation"]["validation_rows"]
     kept["train"]["precision"] = precision
     return kept | {"content": {"data": data, "weights": weights, "device": device}}
 

@@ -7,7 +7,8 @@ command line wins over all. `python -m harness --cfg job ...` shows the values t
 Every value has a tag: `script` (the authors' released script or code), `paper`, `inferred` (from something that they
 do say), `unknown` (nobody says; this is our choice, or one of `search`) or `ours`. A row's `tag` holds for all its
 values, `tags` for some. Where script and paper disagree the rows of a variant hold: `recipe_variant=script` is the
-default, `recipe_variant=paper` the alternative. The word "null" stands for null, which TOML lacks.
+default, `recipe_variant=paper` the alternative; `recipe_variant=prose` is the paper's running text where it contradicts
+its own tables. The word "null" stands for null, which TOML lacks.
 """
 
 from __future__ import annotations

@@ -17,6 +17,16 @@ def of(config: RunConfig, task: Task, device: str) -> list[str]:
         told.append(f"recipe {known.name}: no published hyper-parameters for this method, backbone and task")
     told += [f"recipe {known.name}: {said}" for said in unpublished(config)]
     told += [f"deviates from recipe {known.name}: {', '.join(found)}" for found in [deviations(config)] if found]
+    if known.trials:
+        told.append(f"values chosen by {known.trials} trials on {config.task.selects} (harness.search)")
+    if (
+        config.generation.validation_rows is not None
+        and task.kind == "generation"
+        and config.train.evaluate_every_epochs
+    ):
+        told.append(
+            f"while training, at most the first {config.generation.validation_rows} {task.selects} rows are scored"
+        )
     if config.train.optimizer == "paged_adamw" and device != "cuda":
         told.append("train.optimizer=paged_adamw: nothing to page out of without a GPU; this is plain AdamW")
     return told

@@ -94,13 +94,13 @@ def lead(plan: Plan, group: Group) -> Record:
 
 def experiment(plan: Plan, begun: Record, group: Group, mirror: Mirror | None = None) -> Record:
     """The experiment itself, in the order of design and README: load, attach, train, evaluate, save."""
+    import methods.hooks  # first: it hushes what bitsandbytes says while peft is imported
     from harness import budget, frozen, latency, preflight, probe, progress, quantization
     from harness.checkpoint import Checkpoints
     from harness.cost import Meter
     from harness.evaluate import Evaluation, score
     from harness.tokens import Tokens
     from harness.train import train
-    from methods import hooks
 
     config, rows, seed = plan.config, plan.task, plan.config.seed
     name = device.use(plan.device, config.threads)
@@ -124,10 +124,15 @@ def experiment(plan: Plan, begun: Record, group: Group, mirror: Mirror | None = 
         lambda: budget.by_shapes(sized, config.model, plan.directory, rows), tokenizer, plan.precision))  # fmt: skip
     backbone_bits, meter = frozen.sums(tuned), Meter(plan.device)
 
-    def scores_on(split: str) -> Evaluation:
+    # What is scored while it trains; at the end every row is.
+    brief = task.cut(rows, None, config.generation.validation_rows)
+    watched_rows = tokens.of(brief, rows.selects, config.data.lengths)
+
+    def scores_on(split: str, of: Any = rows, encoded: Any = None) -> Evaluation:
         with meter.evaluating():
-            return score(tuned, splits[split], rows, split, batch_size=config.data.eval_batch_size, device=plan.device,
-                         precision=plan.precision, tokenizer=tokenizer, generation=config.generation)  # fmt: skip
+            return score(tuned, encoded or splits[split], of, split, batch_size=config.data.eval_batch_size,
+                         device=plan.device, precision=plan.precision, tokenizer=tokenizer,
+                         generation=config.generation, shown=config.progress)  # fmt: skip
 
     watched = progress.Bar(plan.id, shown=config.progress and group.leads, folder=plan.folder if group.leads else None,
                            every_seconds=config.results.heartbeat_seconds, mirror=mirror)  # fmt: skip
@@ -136,7 +141,7 @@ def experiment(plan: Plan, begun: Record, group: Group, mirror: Mirror | None = 
         checkpoints = Checkpoints(plan.folder / "checkpoints", identity.digest([plan.identity, begun.code]),
                                   config.results.checkpoint_seconds, beside={"cost": meter})  # fmt: skip
         outcome = train(tuned, splits["train"], settings, seed=seed, device=plan.device, buckets=config.data.buckets,
-                        validate=lambda: scores_on(rows.selects).scores, main=rows.score, progress=bar,
+                        validate=lambda: scores_on(rows.selects, brief, watched_rows).scores, main=rows.score, progress=bar,
                         checkpoints=checkpoints, group=group)  # fmt: skip
     unmoved = frozen.check(tuned, backbone_bits, config.method)
     if not group.leads:
@@ -146,7 +151,7 @@ def experiment(plan: Plan, begun: Record, group: Group, mirror: Mirror | None = 
         "main": {"split": rows.reports, "metric": rows.score, "score": evaluations[rows.reports].scores[rows.score]},
         "scores": {split: found.scores for split, found in evaluations.items()},
         "predictions": {split: publish.save_predictions(plan.folder, split, found) for split, found in evaluations.items()},
-        "params": asdict(model.count(tuned, hooks.find(tuned).active_params())) | planned,
+        "params": asdict(model.count(tuned, methods.hooks.find(tuned).active_params())) | planned,
         "adapter_sha256": publish.save_adapter(plan.folder, tuned, config.model.hub_id or config.model.name),
         "truncated_rows": {split: part.truncated_rows for split, part in splits.items()},
         "losses": outcome.losses, "curve": outcome.curve, "steps": outcome.steps, "best": outcome.best, "trace": outcome.trace,

@@ -118,7 +118,8 @@ class TaskConfig:
     with an empty text, and counts them; otherwise such a row is an error. `hidden` are files without labels, and
     `submission` the files that the benchmark's server wants of each, with `submitted` as the words for the labels.
 
-    `max_length_tokens`, `max_target_tokens` and `num_beams` are what `data` and `generation` take as defaults.
+    `max_length_tokens`, `max_target_tokens`, `num_beams` and `validation_rows` are what `data` and `generation` take as
+    defaults.
 
     `tasks` makes one run of several tasks, by their names; `parts` are their configurations, filled in when the whole
     is composed. Batches are of one task each, drawn with `temperature` (harness/mixture.py).
@@ -155,6 +156,7 @@ class TaskConfig:
     max_length_tokens: int
     max_target_tokens: int
     num_beams: int
+    validation_rows: int | None
     tasks: list[str]
     temperature: float
     parts: dict[str, Any]  # name -> TaskConfig

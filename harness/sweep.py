@@ -41,12 +41,14 @@ class Request:
         choose: which of the wanted runs to make, by their states; None: all that are not done.
         instead: called with what was found, in place of launching anything.
         quiet: no line for runs that are done already.
+        search: called in place of all this (harness/search.py).
     """
 
     rows: list[list[str]] = field(default_factory=lambda: [[]])
     choose: Callable[[State], bool] | None = None
     instead: Callable[[Found], None] | None = None
     quiet: bool = False
+    search: Callable[[AllCombinations, list[str]], None] | None = None
 
 
 request = Request()
@@ -79,6 +81,8 @@ class AllCombinations(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Make what is wanted and not done. Bad input in any run stops the sweep before its first one."""
+        if request.search is not None:
+            return request.search(self, arguments)
         launcher = self.chosen()
         found = self.look(self.combinations(arguments), launcher)
         if request.instead is not None:

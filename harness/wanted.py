@@ -75,7 +75,9 @@ class Composer:
     def _cells(self, cells: list[tuple[str, ...]]) -> dict[tuple[str, ...], RunConfig]:
         base = OmegaConf.to_container(self.base.hydra.overrides.hydra)
         chosen = self.base.hydra.runtime.choices["hydra/launcher"]
-        keys = {cell: identity.digest([base, chosen, cell]) for cell in cells}
+        folders = [Path(one.path) for one in self.base.hydra.runtime.config_sources if one.schema == "file"]
+        elsewhere = _files([at for at in folders if paths.CONF not in (at, *at.parents)], ("*.yaml",))
+        keys = {cell: identity.digest([base, elsewhere, chosen, cell]) for cell in cells}
         new = [cell for cell in cells if keys[cell] not in self.memory.cells]
         for cell, made in zip(new, self._composed(new), strict=True):
             self.memory.cells[keys[cell]] = made
@@ -95,7 +97,7 @@ class Composer:
             config = self.loader.load_sweep_config(self.base, list(words))
         except compose.COMPOSITION_ERRORS as error:  # they do not travel between processes
             raise ConfigError(compose.explain(error)) from None
-        chosen, here = (one.hydra.runtime.choices["hydra/launcher"] for one in (config, self.base))
+        chosen, here = self._launcher(config), self.base.hydra.runtime.choices["hydra/launcher"]
         if chosen != here:
             raise ConfigError(
                 f"hydra/launcher={chosen} stands inside the swept configuration and would run on {here} in silence; "
@@ -104,6 +106,20 @@ class Composer:
         with open_dict(config):
             del config["hydra"]
         return asdict(compose.checked(config))
+
+    def _launcher(self, config: DictConfig) -> str:
+        """The launcher that a job's configuration asks for, also in a user's own group, where conf's default hides it."""
+        choices = config.hydra.runtime.choices
+        folders = [Path(source.path) for source in config.hydra.runtime.config_sources if source.schema == "file"]
+        for group, option in choices.items():
+            if not isinstance(option, str) or group.split("/")[0] in ("hydra", *compose.groups()):
+                continue
+            for file in (folder / group / f"{option}.yaml" for folder in folders):
+                content: Any = OmegaConf.load(file) if file.is_file() else {}
+                for default in content.get("defaults") or ():
+                    if OmegaConf.is_dict(default) and "override /hydra/launcher" in default:
+                        return str(default["override /hydra/launcher"])
+        return str(choices["hydra/launcher"])
 
     def _identity(self, config: RunConfig) -> dict[str, Any]:
         """What decides a run's numbers, as `run.plan` finds it; rows and weights are read only where they are new."""

@@ -2,6 +2,7 @@
 
     python scripts/demo_hardness.py                    make what the store lacks, then print the verdict of every claim
     python scripts/demo_hardness.py --backbones demo_deberta,demo_roberta --seeds 5 --root results/reference
+    python scripts/demo_hardness.py --every-method --seeds 3 --root DIR      every method beside training only the head
 
 The claims, on the test split of demo/entailment, means over seeds: full fine-tuning between 75 and 97 %; a bag-of-words
 classifier (scikit-learn) under 65 %; LoRA at least 15 points above training only the head, and at least 10 above LoRA on
@@ -17,9 +18,12 @@ from itertools import combinations
 from pathlib import Path
 
 from harness import record, stats
+from harness.paths import CONF
 from harness.record import DONE, Record
 
 METHODS = ("head", "ia3", "bitfit", "lora", "full")
+EVERY_METHOD = tuple(sorted(path.stem for path in (CONF / "method").glob("[!_]*.yaml")))
+MARGIN = 5  # points that a method should be above the head alone
 TASKS = Path(__file__).resolve().parents[1] / "harness/embedded/tasks/entailment"
 
 
@@ -101,16 +105,39 @@ def report(backbone: str, by_method: dict[str, list[float]]) -> None:
         print(f"  {'holds ' if holds else 'FAILS '} {claim}")
 
 
+def matrix(root: str, backbones: list[str], seeds: int) -> None:
+    """Print every method's mean on every backbone and how far it is above the head; `!` where it is not by MARGIN."""
+    print(f"\n| method | {' | '.join(backbones)} |\n|---|{'---|' * len(backbones)}")
+    columns = [scores(root, backbone, seeds) for backbone in backbones]
+    for method in EVERY_METHOD:
+        cells = []
+        for column in columns:
+            if method not in column:
+                cells.append("-")
+                continue
+            mean, above = stats.mean(column[method]), stats.mean(column[method]) - stats.mean(column["head"])
+            short = " !" if method != "head" and above < MARGIN else ""
+            cells.append(f"{mean:.1f} ({above:+.1f}, n={len(column[method])}){short}")
+        print(f"| {method} | {' | '.join(cells)} |")
+
+
 def main() -> None:
     """Make the runs, print the verdicts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", default="results/reference")
     parser.add_argument("--backbones", default="demo_deberta,demo_roberta,demo_bart,demo_t5")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--every-method", action="store_true", help="all methods of conf/method, as a matrix")
     options = parser.parse_args()
+    backbones = options.backbones.split(",")
+    if options.every_method:
+        for backbone in backbones:
+            sweep(options.root, backbone, options.seeds, EVERY_METHOD)
+        matrix(options.root, backbones, options.seeds)
+        return
     words = bag_of_words()
     print(f"bag of words: {words:.2f} on test ({'holds' if words < 65 else 'FAILS'}: under 65)")
-    for backbone in options.backbones.split(","):
+    for backbone in backbones:
         sweep(options.root, backbone, options.seeds, METHODS)
         sweep(options.root, backbone, options.seeds, ("lora",), "model.init=random")
         report(backbone, scores(options.root, backbone, options.seeds))

@@ -126,7 +126,8 @@ def qlora() -> str:
     ids = torch.randint(20, 100, (8, 48), device="cuda")
     with torch.no_grad():
         before: Tensor = net.eval()(input_ids=ids).logits.float()
-        after: Tensor = merged(net).to("cuda").eval()(input_ids=ids).logits.float()
+        whole: Any = merged(net)
+        after: Tensor = whole.to("cuda").eval()(input_ids=ids).logits.float()
     first, last = statistics.fmean(losses[:10]), statistics.fmean(losses[-10:])
     apart = float((before - after).abs().max())
     return f"{bits:.3f} bits a weight, loss {first:.3f} -> {last:.3f}, merged differs by {apart:.1e}"

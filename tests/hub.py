@@ -3,8 +3,8 @@
     with Hub(datasets={"nyu-mll/glue": glue_repository(...)}, models={"me/backbone": files_of(directory)}) as hub:
         subprocess.run([...], env=os.environ | hub.environment(cache))
 
-A repository is a mapping of paths to bytes; its one commit is called `main` too. `huggingface_hub` reads HF_ENDPOINT
-when it is imported, hence a process of its own.
+A repository is a mapping of paths to bytes; its one commit is called `main` too, and what `commits` calls it.
+`huggingface_hub` reads HF_ENDPOINT when it is imported, hence a process of its own.
 """
 
 from __future__ import annotations
@@ -29,13 +29,19 @@ class Hub:
     `requests` lists what was asked for, as `METHOD path status`.
     """
 
-    def __init__(self, datasets: dict[str, Files] | None = None, models: dict[str, Files] | None = None) -> None:
+    def __init__(
+        self,
+        datasets: dict[str, Files] | None = None,
+        models: dict[str, Files] | None = None,
+        commits: dict[str, str] | None = None,
+    ) -> None:
         self.repositories = {"datasets": datasets or {}, "models": models or {}}
+        self.commits = commits or {}  # by repository, where a test needs a commit of a certain name
         self.requests: list[str] = []
         hub = self
 
         class Handler(_Handler):
-            repositories, requests = hub.repositories, hub.requests
+            repositories, requests, commits = hub.repositories, hub.requests, hub.commits
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -131,6 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     repositories: dict[str, dict[str, Files]]
     requests: list[str]
+    commits: dict[str, str]
 
     def do_GET(self) -> None:
         parts = unquote(urlsplit(self.path).path).strip("/").split("/")
@@ -150,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
         files = self.repositories.get(kind, {}).get(name)
         if files is None:
             self._refuse("RepoNotFound")
-        elif revision not in ("main", commit_of(files)):
+        elif revision not in ("main", self._commit(name, files)):
             self._refuse("RevisionNotFound")
         else:
             return files
@@ -163,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if not rest or rest[0] == "revision":
             siblings = [{"rfilename": path} for path in files]
-            found = {"id": name, "sha": commit_of(files), "siblings": siblings, "private": False, "tags": []}
+            found = {"id": name, "sha": self._commit(name, files), "siblings": siblings, "private": False, "tags": []}
             self._json(found | {"downloads": 0, "likes": 0, "gated": False, "disabled": False})
         elif rest[0] == "tree":
             self._json(self._below(files, "/".join(rest[2:]), "recursive=true" in self.path.lower()))
@@ -198,7 +205,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse("EntryNotFound")
             return
         tag = hashlib.sha1(files[path]).hexdigest()
-        self._send(200, files[path], {"ETag": f'"{tag}"', "X-Repo-Commit": commit_of(files), "Accept-Ranges": "bytes"})
+        commit = self._commit(name, files)
+        self._send(200, files[path], {"ETag": f'"{tag}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"})
+
+    def _commit(self, name: str, files: Files) -> str:
+        return self.commits.get(name) or commit_of(files)
 
     def _json(self, content: Any) -> None:
         self._send(200, json.dumps(content).encode(), {"Content-Type": "application/json"})

@@ -98,6 +98,7 @@ ARROWS = {
     "launch": {
         "__main__", "compose", "errors", "forecast", "jobs", "make", "paper", "paths", "published", "record", "state", "sweep",
     },
+    "search": {"errors", "launch", "record", "sweep", "wanted"},
     "status": {"launch", "mirror", "record", "state", "sweep"},
     "sweep": {"errors", "make", "record", "slurm", "state", "wanted", "workers"},
     "stats": set(),

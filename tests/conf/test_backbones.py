@@ -58,7 +58,9 @@ def test_every_backbone_is_counted():
 
 def test_the_backbones_of_the_published_tables_are_here():
     tables = [published.load(name) for name in published.names()]
-    wanted = {cell.setting.model for one in tables if one.can_run for row in one.rows.values() for cell in row.cells.values()}
+    wanted = {
+        cell.setting.model for one in tables if one.can_run for row in one.rows.values() for cell in row.cells.values()
+    }
     assert wanted - set(compose.options("model")) == set()
 
 

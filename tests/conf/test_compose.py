@@ -92,7 +92,7 @@ def test_every_recipe_row_sets_keys_that_exist():
         (["train.accumulation_steps=3"], "equal micro-batches"),
         (["train.schedule=cosine"], "Allowed: constant, linear"),
         (["hydra/launcher=lokal"], "Did you mean local"),
-        (["task=_glue"], "task.name"),
+        (["task=_glue"], "none itself. Allowed: cnn_dailymail"),
         (["task=demo/summarization", "model=demo_roberta"], "text to text"),
         (["method.name=null"], "method.name is missing"),
     ],

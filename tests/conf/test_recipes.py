@@ -211,6 +211,21 @@ def test_a_value_of_the_grid_is_a_trial_of_the_search():
         assert any(says in line for line in told)
 
 
+def test_the_papers_text_against_its_tables():
+    """Section 4.1: initial ranks of 1.5 times the target, another grid; section 4.3: XSum in 15 epochs."""
+    for budget, ranks in (("0.3M", (3, 2)), ("0.6M", (6, 4)), ("1.2M", (12, 8))):
+        found = composed("method=adalora", "task=glue/rte", f"budget={budget}", "recipe_variant=prose")
+        assert (found.method["init_rank"], found.method["target_rank"]) == ranks
+        found = composed("method=adalora_peft", "task=glue/rte", f"budget={budget}", "recipe_variant=prose")
+        assert (found.method["init_r"], found.method["target_r"]) == ranks
+    assert composed("method=adalora", "task=xsum", "recipe_variant=prose").train.epochs == 15
+    assert composed("method=adalora", "task=xsum", "budget=0.26pct", "recipe_variant=prose").method["init_rank"] == 3
+    grid = [5e-5, 8e-5, 1e-4, 2e-4]
+    for words in (("method=full", "task=glue/rte"), ("method=lora", "task=glue/cola"), ("method=lora", "task=xsum")):
+        found = composed(*words, "recipe_variant=prose")
+        assert found.recipe.search == {"train.learning_rate": grid} and found.train.learning_rate in grid
+
+
 def test_lora_on_bart_is_a_search_too():
     for name, (_, epochs, batch, *_, source, target, beams, _, _) in BART.items():
         found = composed("method=lora", f"task={name}")
@@ -263,7 +278,7 @@ def test_propetl_on_t5():
 
 def test_qlora():
     for size, rank in (("small", 16), ("base", 16), ("large", 16), ("xl", 64), ("xxl", 64)):
-        found = composed("method=qlora", "task=superni", f"model=t5_lm_{size}")
+        found = composed("method=qlora", "task=superni", f"model=t5_{size}_lm_adapt")
         assert (found.method["r"], found.method["lora_alpha"], found.method["lora_dropout"]) == (rank, 64, 0)
         assert (found.data.max_length_tokens, found.data.max_target_tokens) == (1024, 128)
         assert (found.quantization.name, found.train.optimizer) == ("nf4_dq", "paged_adamw")

@@ -11,7 +11,9 @@ from harness.config import GenerationConfig
 from harness.data import Encoded
 from harness.evaluate import evaluate
 
-GREEDY = GenerationConfig(num_beams=1, max_new_tokens=4, min_new_tokens=0, length_penalty=1.0, no_repeat_ngram_size=0)
+GREEDY = GenerationConfig(
+    num_beams=1, max_new_tokens=4, min_new_tokens=0, length_penalty=1.0, no_repeat_ngram_size=0, validation_rows=None
+)
 SAYS = ["entailment", " Not_entailment ", "", "entailment entailment", "4.2"]
 
 

@@ -20,8 +20,12 @@ from harness.config import GenerationConfig
 from harness.data import Encoded, collate
 from harness.evaluate import evaluate
 
-GREEDY = GenerationConfig(num_beams=1, max_new_tokens=6, min_new_tokens=0, length_penalty=1.0, no_repeat_ngram_size=0)
-BEAMS = GenerationConfig(num_beams=3, max_new_tokens=8, min_new_tokens=2, length_penalty=0.6, no_repeat_ngram_size=2)
+GREEDY = GenerationConfig(
+    num_beams=1, max_new_tokens=6, min_new_tokens=0, length_penalty=1.0, no_repeat_ngram_size=0, validation_rows=None
+)
+BEAMS = GenerationConfig(
+    num_beams=3, max_new_tokens=8, min_new_tokens=2, length_penalty=0.6, no_repeat_ngram_size=2, validation_rows=None
+)
 
 
 def rows(kind: str, targets: list, number: int = 11) -> Encoded:

@@ -116,7 +116,8 @@ def test_rouge_worked_by_hand():
 
 
 def test_names_and_scores_are_those_of_the_schema():
-    assert CLASSES.keys() == METRICS.keys() == SAMPLES.keys()
+    single = METRICS.keys() - {"multi"}  # which is a mean of others: tests/harness/test_mixture.py
+    assert CLASSES.keys() == SAMPLES.keys() == single
     for metric, sample in SAMPLES.items():
         assert tuple(compute(metric, *sample)) == METRICS[metric]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from specs import composed, task, written
 
-from harness import evaluate, run
+from harness import evaluate, predict, run
 from harness.data import Encoded
 from harness.errors import ConfigError
 from harness.evaluate import Evaluation
@@ -180,6 +180,10 @@ def test_a_run_of_several_tasks_with_a_head_each(tmp_path):
     assert scores["mean_tasks"] == pytest.approx((scores["rte.accuracy"] + scores["stsb.pearson_spearman"]) / 2)
     assert made.id.startswith("multi-rte-stsb.demo_deberta.lora.")
     assert made.science["predictions"]["validation"]["rows"] == 24
+    for folder, header in (("RTE", "index\tsentence1\tsentence2\n"), ("STS-B", "index\tsentence1\tsentence2\n")):
+        (tmp_path / "data" / folder / "test.tsv").write_text(header + "0\ta cat\ta dog\n")
+    files = predict.predict(plan.folder, None, tmp_path / "sent", None)
+    assert [path.name for path in files] == ["RTE.tsv", "STS-B.tsv"]
     assert made.science["params"]["head"] == 2 * width * (width + 1) + (width + 1) * (2 + 1)
 
 
@@ -223,3 +227,14 @@ def test_calibration_tells_the_task_too():
         told.append(net.classifier.active)
         assert batch["labels"].shape == (2,)
     assert set(told) <= {0, 1} and len(told) == 3
+
+
+def test_training_looks_at_some_rows_and_the_end_at_all(tmp_path):
+    config = composed("task=demo/summarization", "model=demo_t5", f"results.root={tmp_path}", "generation.num_beams=1",
+                      "generation.max_new_tokens=2", "generation.validation_rows=2", "data.max_train_rows=12",
+                      "data.max_eval_rows=5", *TINY)  # fmt: skip
+    made = run.run(run.plan(config))
+    assert "while training, at most the first 2 validation rows are scored" in made.remarks
+    assert made.science["predictions"]["validation"]["rows"] == 5 and "rouge2" in made.science["curve"][0]
+    assert composed("task=xsum").generation.validation_rows == 500
+    assert composed("task=glue/rte").generation.validation_rows is None

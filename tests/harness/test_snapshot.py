@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from hub import Hub, binary_only, files_of, parquet_repository
+from omegaconf import OmegaConf
 
-from harness.paths import embedded
+from harness.paths import CONF, embedded
 
 pytestmark = pytest.mark.xdist_group("hub")
 
@@ -45,7 +46,8 @@ def told(tmp_path_factory):
     """glue/rte on DeBERTaV3-base by its hub name, while the hub answers, after it went away, and on a bare machine."""
     root, cache, bare = (tmp_path_factory.mktemp(name) for name in ("runs", "cache", "bare"))
     models = {"microsoft/deberta-v3-base": binary_only(BACKBONE), "other/safe": files_of(BACKBONE)}
-    with Hub(datasets={"nyu-mll/glue": repository()}, models=models) as hub:
+    pinned = {"microsoft/deberta-v3-base": OmegaConf.load(CONF / "model/deberta_v3_base.yaml").revision}
+    with Hub(datasets={"nyu-mll/glue": repository()}, models=models, commits=pinned) as hub:
         online = harness(root, hub.environment(cache))
         missing = harness(root, hub.environment(cache), "model.hub_id=microsoft/deberta-v3-bass")
         environment, fresh = hub.environment(cache), hub.environment(bare)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 SHORT = ["data.max_train_rows=96", "data.max_eval_rows=40", "progress=false", "results.checkpoint_seconds=1",
          "results.heartbeat_seconds=1"]  # fmt: skip
 SLURM = ["hydra/launcher=slurm", "hydra.launcher.memory_gb=1.5"]
-LONG = ["train.max_steps=400", "method=lora", "seed=0"]  # long enough to be hit in its midst
+LONG = ["train.max_steps=250", "method=lora", "seed=0"]  # long enough to be hit in its midst
 
 
 def start(env, root, *words, slurm=True, module="harness"):
@@ -117,7 +117,7 @@ def test_an_accident_in_mid_run_costs_no_bit(slurm, tmp_path, undisturbed, accid
 
 
 def test_submit_and_leave_then_status_and_cancel(slurm, tmp_path):
-    leave = ["train.max_steps=400", "method=lora", "hydra.launcher.wait=false"]
+    leave = ["train.max_steps=250", "method=lora", "hydra.launcher.wait=false"]
     out = finish(start(slurm, tmp_path, *leave, "seed=0,1,2,3"))
     assert "not waiting" in out
     status = subprocess.run([sys.executable, "-m", "harness.status", "--root", str(tmp_path)], cwd=ROOT, env=slurm,
