@@ -65,8 +65,9 @@ class LocalWorkers(OwnLauncher):
         """Make every run, at most `workers` at a time."""
         slots = list(range(self.workers or device.gpus() or len(os.sched_getaffinity(0))))[: len(runs)]
         start = multiprocessing.get_context("forkserver")
+        # `methods` before peft: it hushes what bitsandbytes says while peft is imported.
         start.set_forkserver_preload(
-            ["torch", "transformers", "harness.quantization", "peft", "harness.train", "harness.evaluate"]
+            ["torch", "transformers", "methods", "harness.quantization", "peft", "harness.train", "harness.evaluate"]
         )
         waiting = list(runs)
         working: dict[Any, tuple[Any, Wanted, int]] = {}
