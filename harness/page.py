@@ -124,7 +124,8 @@ def _cell(cell: Shown | None) -> str:
     if cell.word in MARKS:
         lines.append(f'<div class="word">{MARKS[cell.word]} {cell.word}</div>')
     sort = "" if value is None else f"{value:.6f}"
-    return f'<td class="{_class(cell.word)}" data-sort="{sort}"><a href="#{anchor(cell)}">{"".join(lines)}</a></td>'
+    classes = _class(cell.word) + " best" * cell.best
+    return f'<td class="{classes.strip()}" data-sort="{sort}"><a href="#{anchor(cell)}">{"".join(lines)}</a></td>'
 
 
 def _text(label: str, text: str) -> str:

@@ -34,9 +34,11 @@ from harness.verdict import NOT_COMPARABLE
 MOST_PANELS, MOST_MAPS, MOST_CURVES = 12, 4, 8
 FRONT = (
     "Score against what it costs. Filled: ours, with 95 % intervals; hollow: the paper's. The grey line joins the points "
-    "that no other one beats at a lower cost. Left out: runs that do not compare, costs that nobody measured."
+    "that no other one beats at a lower cost. Left out: runs that do not compare, costs that nobody measured, costs of 0 (no "
+    "place on a logarithmic axis)."
 )
-MEANS = "Means with 95 % intervals over seeds (dots), and the paper's numbers (diamonds)."
+MEANS = "Means with 95 % intervals over seeds (dots){papers}."
+PAPERS = ", and the paper's numbers (diamonds)"
 CURVES = "Learning curves: means over seeds, with the 95 % interval of the mean at each evaluation; runs in brackets."
 RANKS = {
     "ranks": "Ranks that remain at the end, by matrix and layer:",
@@ -77,7 +79,8 @@ def _figures(shown: Sheet) -> Iterator[tuple[str, Drawn]]:
               for column in shown.columns}  # fmt: skip
     ours = [column for column in shown.columns if any(not point.paper for point in points[column])][-MOST_PANELS:]
     if ours:
-        yield MEANS, figures.intervals({column: points[column] for column in ours}, "intervals")
+        papers = PAPERS if any(point.paper for column in ours for point in points[column]) else ""
+        yield MEANS.format(papers=papers), figures.intervals({column: points[column] for column in ours}, "intervals")
     if (found := _ranking(shown)) is not None:
         whose, ranking = found
         yield f"{whose} {_ranked(ranking)}", figures.critical(ranking, "critical-difference")

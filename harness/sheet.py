@@ -23,7 +23,8 @@ class Shown:
     Attributes:
         word: the verdict, OURS for runs without a published number, or "" for none. lines: (label, text) in the cell.
         facts: (label, text) of its page. paper, mean, interval: numbers for the figures. params: adapter parameters, as
-            the paper counts them or as ours has them; costs: what ours cost, by the name of a figure's axis.
+            the paper counts them or as ours has them; costs: what ours cost, by the name of a figure's axis. best: leads its
+            column and is separable from every other row of ours; nothing else is bold.
     """
 
     row: str
@@ -40,6 +41,7 @@ class Shown:
     metric: str = ""
     costs: dict[str, float] = field(default_factory=dict)
     cell: Cell | None = None
+    best: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ def _compared(entry: Entry, row: str, lines: twin.Lines) -> Shown:
         entry.ours.records if entry.column != AVERAGE else (), entry.ours.scores, published.value,
         stats.mean(entry.ours.values) if entry.ours.scores else None, entry.interval,
         count.computed if count else None, entry.metric, costs.measured(entry.ours.records), entry.ours.cell,
+        entry.best,
     )  # fmt: skip
 
 
@@ -165,5 +168,5 @@ def _own(cell: Cell, row: str, kept: tuple[Record, ...], lead: str) -> Shown:
     params = float(cell.params["adapter"][0]) if cell.params.get("adapter") else None
     return Shown(
         row, cell.task, OURS if cell.scores else "", lines, facts, kept, cell.scores, None, mean, cell.interval,
-        params, cell.metric, costs.measured(kept), cell,
+        params, cell.metric, costs.measured(kept), cell, lead == "best",
     )  # fmt: skip

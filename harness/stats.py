@@ -224,24 +224,27 @@ def minimum_detectable_difference(
 
 
 def seeds_needed(
-    spread: float, *, margin: float, difference: float = 0.0, level: float = LEVEL, power: float = 0.8
-) -> int | None:
-    """Seeds with which equivalence at +-margin is shown with probability `power`; None where 10,000 are too few.
+    spread: float, *, margin: float, difference: float = 0.0, level: float = LEVEL, power: float = 0.8,
+    published_error: float = 0.0, published_runs: int = 2,
+) -> int | None:  # fmt: skip
+    """Seeds that show, with probability `power`, equivalence at +-margin, or a difference beyond it; None: over 10,000.
 
     Args:
-        spread: std over seeds. difference: the true one, ours minus published; at or beyond the margin gives None.
+        spread: std over seeds. difference: the true one, ours minus published. published_error: standard error of the
+            published mean, 0 where it is taken as exact; no number of our seeds makes it smaller.
 
-    Power of two one-sided tests from the non-central t, P(both reject) >= P(one) + P(other) - 1 (Phillips 1990).
+    From the non-central t with Welch's degrees; within the margin P(both) >= P(one) + P(other) - 1 (Phillips 1990).
     """
-    if not (spread >= 0 and margin > 0):
-        raise ValueError(f"needs a std of 0 or more and a margin above 0, found {spread!r} and {margin!r}")
-    if abs(difference) >= margin:
-        return None
-    if spread == 0:
-        return 2
+    if not (spread >= 0 and margin > 0 and published_error >= 0):
+        raise ValueError(f"needs a std and an error of 0 or more and a margin above 0, found {spread!r} and {margin!r}")
+    if spread == published_error == 0 or abs(difference) == margin:
+        return None if abs(difference) == margin else 2
     seeds = np.unique(np.geomspace(2, 10_000, 2_000).round())  # every number up to some 200, then steps below 1 %
-    critical = special.stdtrit(seeds - 1, between("level", level))
-    lower = special.nctdtr(seeds - 1, (margin + difference) * np.sqrt(seeds) / spread, critical)
-    upper = special.nctdtr(seeds - 1, (margin - difference) * np.sqrt(seeds) / spread, critical)
-    enough = np.flatnonzero(1 - lower - upper >= between("power", power))
+    ours, theirs = spread**2 / seeds, published_error**2
+    degrees = (ours + theirs) ** 2 / (ours**2 / (seeds - 1) + theirs**2 / (max(published_runs, 2) - 1))
+    beyond = abs(difference) > margin
+    sides = [abs(difference) - margin] if beyond else [margin - difference, margin + difference]
+    critical = special.stdtrit(degrees, (1 + between("level", level)) / 2 if beyond else between("level", level))
+    missed = sum(special.nctdtr(degrees, side / np.sqrt(ours + theirs), critical) for side in sides)
+    enough = np.flatnonzero(1 - missed >= between("power", power))
     return int(seeds[enough[0]]) if enough.size else None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from harness import doubts, fill, stats
 from harness.compare import Comparison, Entry, rows
 from harness.layout import LATEX, WIDTH
-from harness.verdict import NOT_RUN
+from harness.verdict import MOST_SEEDS, NOT_RUN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +26,8 @@ LEGEND = (
     "verdict, each at the 5 % level on its own: reproduced = our mean lies within the margin of the paper's number "
     "(two one-sided tests); differs = beyond the margin; under-powered = neither; not comparable = unlike runs.",
     "would hold: the smallest margin at which our runs would show equivalence, and how many more seeds would settle "
-    "the case (with probability 0.8, if the difference is the one seen).",
+    "the case (with probability 0.8, if the difference is the one seen; > 1000 also where the paper's own spread leaves "
+    "it open for any number).",
     "by chance: whether the paper's number lies in the 95 % prediction interval of its own statistic, were its runs "
     "like ours (an unknown statistic counts as one run).",
 )
@@ -79,7 +80,9 @@ class Lines:
         verdict = entry.verdict
         if verdict.word != "under-powered":
             return ""
-        more = f"+{verdict.more_seeds}" if verdict.more_seeds else f"> {1000}"
+        more = f"+{verdict.more_seeds}" if verdict.more_seeds else f"> {MOST_SEEDS}"
+        if len(entry.ours.scores) == 1:
+            more = f"at least {more}"  # one seed says nothing of the spread
         held = f"±{verdict.smallest_margin:.2f}, " if verdict.smallest_margin is not None else ""
         return self.plain(f"{held}{more}")
 

@@ -12,6 +12,7 @@ where a paper's number would fall by chance is told by the prediction interval o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +33,8 @@ class Verdict:
 
     Attributes:
         difference: ours minus published. smallest_margin: at which the runs there are would show equivalence.
-        more_seeds: that would settle it with probability 0.8 if the difference is the one seen; None: over MOST_SEEDS.
+        more_seeds: that would settle it with probability 0.8 if the difference is the one seen; None: over
+            MOST_SEEDS, or no number, where the paper's own few seeds leave it open.
         predicted: where the paper's own statistic would fall by chance. inside: whether its number does.
         why: in what our runs are unlike the paper's, or what became of them.
     """
@@ -83,7 +85,7 @@ def _tested(ours: Ours, published: Published, difference: float) -> Verdict:
         return Verdict(REPRODUCED, difference, agree.smallest_margin, predicted=predicted, inside=inside)
     if abs(difference) - reach > setting.margin:
         return Verdict(DIFFERS, difference, agree.smallest_margin, predicted=predicted, inside=inside)
-    more = _more(stats.std(values, resolution=ours.resolution), len(values), difference, setting.margin)
+    more = _more(stats.std(values, resolution=ours.resolution), len(values), difference, published)
     return Verdict(UNDER_POWERED, difference, agree.smallest_margin, more, predicted, inside)
 
 
@@ -105,12 +107,11 @@ def _predicted(ours: Ours, published: Published) -> stats.Interval:
     )
 
 
-def _more(spread: float, seeds: int, difference: float, margin: float) -> int | None:
+def _more(spread: float, seeds: int, difference: float, published: Published) -> int | None:
     """Further seeds with which equivalence, or a difference beyond the margin, would be shown."""
-    if abs(difference) < margin:
-        needed = stats.seeds_needed(spread, margin=margin, difference=difference)
-    else:
-        beyond = abs(difference) - margin
-        found = (n for n in range(2, MOST_SEEDS) if stats.minimum_detectable_difference(spread, n) <= beyond)
-        needed = next(found, None)
+    setting, printed = published.setting, published.std if published.setting.seeds > 1 else None
+    needed = stats.seeds_needed(
+        spread, margin=setting.margin, difference=difference,
+        published_error=(printed or 0.0) / math.sqrt(max(setting.seeds, 1)), published_runs=setting.seeds,
+    )  # fmt: skip
     return None if needed is None or needed > MOST_SEEDS else max(1, needed - seeds)
