@@ -57,7 +57,12 @@ class Browser:
 
     def event(self, event):
         name, params = event.get("method"), event.get("params", {})
-        if name == "Runtime.exceptionThrown" or (name == "Log.entryAdded" and params["entry"]["level"] == "error"):
+        said = name == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert")
+        if (
+            said
+            or name == "Runtime.exceptionThrown"
+            or (name == "Log.entryAdded" and params["entry"]["level"] == "error")
+        ):
             self.errors.append(json.dumps(params)[:500])
         if name == "Network.requestWillBeSent" and not params["request"]["url"].startswith(
             ("file:", "data:", "about:")
