@@ -7,6 +7,7 @@ Reading order, and the direction of imports (an arrow never points back; tests/t
     sweep       many runs at once: Hydra's multirun;  wanted, state, make  (which runs; what became of them; one of them)
                 on which machine: workers, slurm, jobs  (processes here; job arrays; Slurm's queue)
                 launch, forecast, status  (what a table lacks, launched; its cost; how it stands)
+                search, study  (values searched with equal trials, as runs; what is searched and proposed)
     mirror      W&B and other trackers, from a process that follows the run
     compose, config, schema      Hydra's errors in one message; the schema
     allowed     what a configuration may make Hydra do, checked before it does

@@ -18,7 +18,7 @@ def of(config: RunConfig, task: Task, device: str) -> list[str]:
     told += [f"recipe {known.name}: {said}" for said in unpublished(config)]
     told += [f"deviates from recipe {known.name}: {', '.join(found)}" for found in [deviations(config)] if found]
     if known.trials:
-        told.append(f"values chosen by {known.trials} trials on {config.task.selects} (harness.search)")
+        told.append(chosen_by(known.trials, config.task.selects))
     if (
         config.generation.validation_rows is not None
         and task.kind == "generation"
@@ -30,6 +30,11 @@ def of(config: RunConfig, task: Task, device: str) -> list[str]:
     if config.train.optimizer == "paged_adamw" and device != "cuda":
         told.append("train.optimizer=paged_adamw: nothing to page out of without a GPU; this is plain AdamW")
     return told
+
+
+def chosen_by(trials: int, split: str) -> str:
+    """That a search of ours chose a run's values, on which split."""
+    return f"values chosen by {trials} trials on {split} (harness.search)"
 
 
 def deviations(config: RunConfig) -> list[str]:

@@ -14,59 +14,23 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, replace
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep, Sweep
+from hydra.core.override_parser.types import Override
 
-from harness import record, sweep
+from harness import record, remarks, study, sweep
+from harness.claim import Claim
 from harness.errors import ConfigError, HarnessError
 from harness.launch import guarded, hydra_main
 from harness.record import DONE
+from harness.state import ALIVE
+from harness.study import Study, searched
 from harness.sweep import AllCombinations, Request
-from harness.wanted import Wanted
-
-
-@dataclass
-class Study:
-    """One method (or any other combination of words) and what was tried for it."""
-
-    words: list[str]
-    space: dict[str, Any]
-    study: Any
-
-    def ask(self) -> tuple[Any, list[str]]:
-        """The next trial, and its overrides."""
-        trial = self.study.ask()
-        return trial, [f"{key}={suggest(trial, key, kind)}" for key, kind in self.space.items()]
-
-    def best(self) -> tuple[list[str], float, int]:
-        """The best values as overrides, their score, and how many trials there were. Raises ConfigError without any."""
-        scored = [trial for trial in self.study.trials if trial.value is not None]
-        if not scored:
-            raise ConfigError(f"{' '.join(self.words)}: no trial ended with a score; python -m harness.status says why")
-        found = self.study.best_trial
-        return [f"{key}={value}" for key, value in found.params.items()], found.value, len(self.study.trials)
-
-
-def suggest(trial: Any, key: str, kind: Any) -> Any:
-    """A value of one dimension."""
-    if isinstance(kind, IntervalSweep):
-        low, high = kind.start or 0, kind.end or 0
-        if isinstance(low, int) and isinstance(high, int):
-            return trial.suggest_int(key, low, high, log="log" in kind.tags)
-        return trial.suggest_float(key, float(low), float(high), log="log" in kind.tags)
-    return trial.suggest_categorical(key, choices(kind))
-
-
-def choices(kind: Any) -> list[Any]:
-    """The values of a dimension that has finitely many."""
-    if isinstance(kind, RangeSweep):
-        return list(kind.range())
-    return list(kind.list) if isinstance(kind, ChoiceSweep) else list(kind)
+from harness.wanted import Composer, Wanted
 
 
 class Search:
@@ -84,75 +48,67 @@ class Search:
         """All trials of all studies, then the best of each with every seed."""
         if not getattr(sweeper.chosen(), "options", {}).get("wait", True):
             raise ConfigError("a search waits for its trials: leave hydra.launcher.wait=true")
-        parser = OverridesParser.create(config_loader=sweeper.context.config_loader)
-        seeds = [word for word in arguments if word.startswith("seed=")] or [f"seed={sweeper.composed.seed}"]
-        rest = parser.parse_overrides([word for word in arguments if not word.startswith("seed=")])
-        space = {one.key_or_group: one.value() for one in rest if searched(one)}
-        combined = BasicSweeper.split_arguments([one for one in rest if not searched(one)], None)
-        studies = [self.study(sweeper, list(words), space) for batch in combined for words in batch]
-        first = seeds[-1].partition("=")[2].split(",")[0]
-        root = f"{sweeper.composed.results.root}.trials"
-        for start in range(0, self.trials, self.batch):
-            self.round(
-                sweeper, studies, min(self.batch, self.trials - start), [f"seed={first}", f"results.root={root}"]
-            )
+        words = OverridesParser.create(config_loader=sweeper.context.config_loader).parse_overrides(arguments)
+        if any(one.key_or_group == "table" for one in words):
+            raise ConfigError("a search takes words such as method=lora,houlsby task=glue/rte, not a table")
+        seeded = [one for one in words if one.key_or_group == "seed"]
+        seeds = [job[0] for job in _combined(seeded)] if seeded else [f"seed={sweeper.composed.seed}"]
+        space = {one.key_or_group: one.value() for one in words if searched(one) and one not in seeded}
+        compose, studies = sweeper.context.config_loader.load_sweep_config, []
+        for job in _combined([one for one in words if one.key_or_group not in ("seed", *space)]):
+            studies.append(study.plan(job, space, compose(sweeper.composed, job), self.trials, self.seed))
+        if len({one.count for one in studies}) > 1:
+            told = ", ".join(f"{name_of(one, studies)} {one.count}" for one in studies)
+            print(f"warning: unequal numbers of trials, since the recipes list so many values: {told}", file=sys.stderr)
+        trial = [seeds[0], f"results.root={sweeper.composed.results.root}.trials"]
+        most = max(one.count for one in studies)
+        for start in range(0, most, self.batch):
+            each = f" of each of {len(studies)} studies" if len(studies) > 1 else ""
+            print(f"trials {start + 1} to {min(start + self.batch, most)} of {most}{each}:", flush=True)
+            self.round(sweeper, studies, start, trial)
+        self.finish(sweeper, studies, seeds)
+
+    def round(self, sweeper: AllCombinations, studies: list[Study], start: int, more: list[str]) -> None:
+        """The next trials of each study, launched together. Raises ConfigError where somebody else is making one."""
+        jobs, asked = [], []
+        for one in studies:
+            for _ in range(min(self.batch, one.count - start)):
+                trial, words = one.ask()
+                asked.append((one, trial))
+                jobs.append(["results.keep_adapter=false", *one.words, *words, *more])
+        launcher = sweeper.chosen()
+        sweeper.launch(sweeper.look(jobs, launcher), launcher)
+        composer = Composer(sweeper.context.config_loader, sweeper.composed, getattr(launcher, "where", None))
+        for (one, trial), job in zip(asked, jobs, strict=True):
+            [wanted] = composer.wanted([job]).values()
+            score = selected(wanted)
+            if score is None and sweeper.look([job], launcher)[wanted.id][1].word in ALIVE:
+                raise ConfigError(f"{wanted.id} is being made elsewhere: the same command goes on when it has ended")
+            one.tell(trial, score)
+
+    def finish(self, sweeper: AllCombinations, studies: list[Study], seeds: list[str]) -> None:
+        """The best of each study with every seed; their records say how many trials chose them."""
         final: list[list[str]] = []
         for one in studies:
             words, score, count = one.best()
-            name = " ".join(word for word in one.words if any(word not in other.words for other in studies))
-            print(f"{name or 'best'}: {score:.2f} on the split that selects, of {count} trials: {' '.join(words)}")
-            numbers = [word for seed in seeds[-1:] for word in seed.partition("=")[2].split(",")]
-            final += [[*one.words, *words, f"recipe.trials={count}", f"seed={number}"] for number in numbers]
-        sweeper.launch(sweeper.look(final, launcher := sweeper.chosen()), launcher)
-
-    def study(self, sweeper: AllCombinations, words: list[str], space: dict[str, Any]) -> Study:
-        """A study of these words. Raises ConfigError where there is nothing to search."""
-        import optuna
-
-        if not space:
-            config = sweeper.context.config_loader.load_sweep_config(sweeper.composed, words)
-            space = {str(key): list(values) for key, values in config.recipe.search.items()}
-        if not space:
-            raise ConfigError(
-                f"{' '.join(words) or 'this run'}: nothing to search: its recipe lists no values; give a space such as "
-                "'train.learning_rate=tag(log,interval(1e-5,1e-2))'"
-            )
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        finite = None if any(isinstance(kind, IntervalSweep) for kind in space.values()) else {
-            key: choices(kind) for key, kind in space.items()}  # fmt: skip
-        if finite is not None and math.prod(map(len, finite.values())) <= self.trials:
-            sampler: Any = optuna.samplers.GridSampler(finite, seed=self.seed)
-        else:
-            sampler = optuna.samplers.TPESampler(seed=self.seed)
-        return Study(words, space, optuna.create_study(direction="maximize", sampler=sampler))
-
-    def round(self, sweeper: AllCombinations, studies: list[Study], count: int, more: list[str]) -> None:
-        """`count` trials of each study, launched together."""
-        asked = [(one, *one.ask()) for one in studies for _ in range(count) if not exhausted(one)]
+            print(f"{name_of(one, studies)}: {' '.join(words)}, the best of {count} trials ({score:.2f} on the split that "
+                  "selects)", flush=True)  # fmt: skip
+            final += [[*one.words, *words, f"recipe.trials={count}", seed] for seed in seeds]
         launcher = sweeper.chosen()
-        jobs = [[*one.words, *words, *more] for one, _, words in asked]
-        sweeper.launch(sweeper.look(jobs, launcher), launcher)
-        for (one, trial, _), job in zip(asked, jobs, strict=True):
-            [wanted] = [found for found, _ in sweeper.look([job], launcher).values()]
-            score = selected(wanted)
-            if score is None:
-                one.study.tell(trial, state=_failed())
-            else:
-                one.study.tell(trial, score)
+        found = sweeper.look(final, launcher)
+        sweeper.launch(found, launcher)
+        for wanted, _ in found.values():
+            noted(wanted)
 
 
-def exhausted(one: Study) -> bool:
-    """Whether every point of a finite space was tried."""
-    import optuna
-
-    sampler = one.study.sampler
-    return isinstance(sampler, optuna.samplers.GridSampler) and len(one.study.trials) >= len(sampler._all_grids)
+def _combined(words: list[Override]) -> list[list[str]]:
+    """Every combination of the values that words give with commas."""
+    return [list(job) for batch in BasicSweeper.split_arguments(words, None) for job in batch]
 
 
-def _failed() -> Any:
-    from optuna.trial import TrialState
-
-    return TrialState.FAIL
+def name_of(one: Study, studies: list[Study]) -> str:
+    """The words that tell a study from the others."""
+    return " ".join(word for word in one.words if any(word not in other.words for other in studies)) or "best"
 
 
 def selected(wanted: Wanted) -> float | None:
@@ -167,15 +123,17 @@ def selected(wanted: Wanted) -> float | None:
     return score if math.isfinite(score) else None
 
 
-def searched(one: Override) -> bool:
-    """Whether a word gives a range to search, rather than values that are each wanted."""
-    value = one.value() if one.is_sweep_override() else None
-    return isinstance(value, Sweep) and (isinstance(value, IntervalSweep | RangeSweep) or not _plain(value))
-
-
-def _plain(value: Any) -> bool:
-    """Whether it was written `a,b` rather than choice(a,b)."""
-    return isinstance(value, ChoiceSweep) and value.simple_form
+def noted(wanted: Wanted) -> None:
+    """Let the record of a run that was there before this search say how many trials chose its values."""
+    stored, count = record.read(wanted.folder), wanted.config.recipe.trials
+    if stored is None or stored.state != DONE or stored.config["recipe"]["trials"] == count:
+        return
+    before, now = (remarks.chosen_by(n, wanted.config.task.selects) for n in (stored.config["recipe"]["trials"], count))
+    with Claim(wanted.folder, wanted.config.results.heartbeat_seconds):
+        record.write(wanted.folder, replace(
+            stored, config=stored.config | {"recipe": stored.config["recipe"] | {"trials": count}},
+            recipe=asdict(wanted.config.recipe), remarks=[*(one for one in stored.remarks if one != before), now],
+        ))  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

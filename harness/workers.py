@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,9 +21,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from harness import device, record
+from harness import device, record, scrub
 from harness.claim import Busy
-from harness.config import RunConfig
 from harness.errors import HarnessError
 from harness.make import failed, say
 from harness.wanted import Composer, Wanted
@@ -75,7 +75,7 @@ class LocalWorkers(OwnLauncher):
             while waiting and slots:
                 one, slot = waiting.pop(0), slots.pop(0)
                 alone = self.workers == 1 or len(runs) == 1
-                process = start.Process(target=_worker, args=(one.config, slot, alone), name=one.id)
+                process = start.Process(target=_worker, args=(one, slot, alone), name=one.id)
                 process.start()
                 working[process.sentinel] = (process, one, slot)
             for sentinel in connection.wait(list(working)):
@@ -86,6 +86,7 @@ class LocalWorkers(OwnLauncher):
 
     def _tell(self, code: int, one: Wanted) -> None:
         """Print how a run ended, by what the store says."""
+        log = one.folder / "log.txt"
         try:
             stored = record.read(one.folder)
         except HarnessError as error:
@@ -98,20 +99,36 @@ class LocalWorkers(OwnLauncher):
             print(f"{one.id}: another process is making it now", flush=True)
         else:
             failed.append(one.id)
-            print(f"error: {one.id}: {stored.state if stored else 'no record'}: {reason}", file=sys.stderr, flush=True)
+            said = f"{stored.state if stored else 'no record'}: {reason}" + (f"; log: {log}" if log.is_file() else "")
+            print(f"error: {one.id}: {said}", file=sys.stderr, flush=True)
 
 
-def _worker(config: RunConfig, slot: int, alone: bool) -> None:
-    """In the worker's process: one run, quietly; its record tells how it ended."""
+def _worker(one: Wanted, slot: int, alone: bool) -> None:
+    """In the worker's process: one run, quietly; its record tells how it ended, its log.txt where it broke off."""
     from harness import run
 
     if device.gpus():
         os.environ["CUDA_VISIBLE_DEVICES"] = str(slot)
-    threads = config.threads if config.threads is not None or alone else 1
+    threads = one.config.threads if one.config.threads is not None or alone else 1
     try:
-        run.run(run.plan(replace(config, threads=threads, progress=config.progress and alone)))
+        run.run(run.plan(replace(one.config, threads=threads, progress=one.config.progress and alone)))
     except Busy as error:
         raise SystemExit(BUSY) from error
     except HarnessError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        if not _recorded(one, str(error)):
+            print(f"error: {one.id}: {error}", file=sys.stderr, flush=True)
         raise SystemExit(2) from error
+    except Exception as error:
+        if not _recorded(one, f"{type(error).__name__}: {error}"):
+            one.folder.mkdir(parents=True, exist_ok=True)
+            (one.folder / "log.txt").write_text(scrub.scrubbed(traceback.format_exc()), encoding="utf-8")
+        raise SystemExit(1) from error
+
+
+def _recorded(one: Wanted, reason: str) -> bool:
+    """Whether the store knows why a run ended."""
+    try:
+        stored = record.read(one.folder)
+    except HarnessError:
+        return True  # said by the one who waits
+    return stored is not None and stored.error == reason[:2000]

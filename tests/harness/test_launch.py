@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import forecast, launch, published, record, run, search, state
+from harness import forecast, launch, published, record, run, state
 from harness.config import RunConfig
 from harness.errors import ConfigError
 from harness.record import Record
@@ -126,20 +126,6 @@ def test_a_launcher_inside_a_swept_configuration_does_not_run_here_in_silence(tm
     out = command("-m", "+experiment=one,two", f"hydra.searchpath=[file://{tmp_path}]", *SHORT,
                   f"results.root={tmp_path / 'runs'}", code=2, module="harness")  # fmt: skip
     assert "stands inside the swept configuration" in out and not (tmp_path / "runs").exists()
-
-
-def test_a_search_hears_of_the_selecting_split_alone(tmp_path):
-    from specs import composed
-
-    pytest.importorskip("optuna")
-    config = composed(*SHORT, f"results.root={tmp_path}")
-    one = search.Wanted("a", config, ())
-    assert search.selected(one) is None
-    science = {"main": {"split": "test", "metric": "accuracy", "score": 99.0},
-               "scores": {"test": {"accuracy": 99.0}, "validation": {"accuracy": 40.0}}}  # fmt: skip
-    (tmp_path / "a").mkdir()
-    record.write(tmp_path / "a", Record("a", "DONE", {}, {}, {}, science=science))
-    assert search.selected(one) == 40.0
 
 
 def test_every_state_of_a_record_has_a_rule():
