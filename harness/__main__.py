@@ -7,6 +7,7 @@ checkpoint: the same command goes on. Torch is imported only to make a run.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import hydra
@@ -37,6 +38,8 @@ def main() -> None:
     """Compose, run or sweep; every mistake on the command line ends here in one message and exit code 2."""
     compose.register()
     sweep.register()
+    if Path(sys.argv[0]).name == "__main__.py":
+        sys.argv[0] = "python -m harness"  # as the usage line has it
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(one)()
     except HarnessError as error:

@@ -27,7 +27,7 @@ from harness.examples import Examples
 from harness.figures import Point
 from harness.grid import grid
 from harness.ranking import Ranking, rank
-from harness.select import named, where
+from harness.select import asked, where
 from harness.sheet import Sheet, Shown, of_comparison, of_store
 from harness.verdict import NOT_COMPARABLE
 
@@ -195,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the page; returns the exit code."""
     options = _arguments(argv)
     try:
-        name = named(options.table)
+        name = asked(options.table, options)
         held = where(list(record.read_all(options.root)), options.where)
         if name is None and not held:
             raise ConfigError(f"{options.root} holds no runs yet; make one (python -m harness), or say table=NAME")

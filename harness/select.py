@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterable
+from pathlib import Path
 
 from harness.bundle import Bundle, Held, problem
 from harness.errors import ConfigError, unknown
 from harness.match import at
 from harness.record import Record, Unreadable
+
+FILTERS = ("task", "method", "model")
 
 
 def select(held: Iterable[Held], wanted: dict[str, list[str]]) -> list[Held]:
@@ -64,11 +68,24 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def named(words: list[str]) -> str | None:
-    """The name of the published table that `table=NAME` asks for, or None."""
+def asked(words: list[str], options: argparse.Namespace) -> str | None:
+    """The published table that `table=NAME` asks for, or None; other words that `python -m harness` knows are options.
+
+    `results.root=DIR` is --root; `task=`, `method=` and `model=` are what they are as options, where there are such.
+    Raises ConfigError for any other word.
+    """
+    name = None
+    known = ["table=NAME", "results.root=DIR", *(f"{part}=A,B" for part in FILTERS if hasattr(options, part))]
     for word in words:
-        key, _, name = word.partition("=")
-        if key != "table" or not name:
-            raise ConfigError(f"unknown argument '{word}'; allowed: table=NAME and the options that --help lists")
-        return name
-    return None
+        key, _, value = word.partition("=")
+        if key == "table" and value:
+            name = value
+        elif key == "results.root" and value:
+            options.root = Path(value)
+        elif key in FILTERS and value and hasattr(options, key):
+            getattr(options, key).extend(value.split(","))
+        else:
+            raise ConfigError(
+                f"unknown argument '{word}'; allowed: {', '.join(known)} and the options that --help lists"
+            )
+    return name

@@ -101,7 +101,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             runs.append(run)
 
     def work() -> None:
-        if options.words:
+        stores = [word.partition("=")[2] for word in options.words if word.startswith("results.root=")]
+        if options.words and len(stores) == len(options.words):  # a store and no grid
+            wanted.clear()
+            wanted[Path(stores[-1])] = None
+        elif options.words:
             rows, rest = launch.asked(options.words)
             sweep.request = Request(rows, instead=keep)
             launch.hydra_main(rest)

@@ -25,9 +25,8 @@ from harness.compare import compare
 from harness.errors import HarnessError
 from harness.examples import Examples
 from harness.grid import grid
-from harness.select import named, select, where
+from harness.select import FILTERS, asked, select, where
 
-FILTERS = ("task", "method", "model")
 EMPTY = """\
 {root} holds no runs yet. One command makes one, another a small table:
   python -m harness
@@ -90,7 +89,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(options: argparse.Namespace) -> None:
     """Everything `main` does, with errors still raised."""
-    name, written = named(options.table), output.chosen(options.format, options.output)
+    name, written = asked(options.table, options), output.chosen(options.format, options.output)
     wanted: dict[str, list[str]] = {part: getattr(options, part) for part in FILTERS}
     held, examples = where(select(index.bundles(options.root), wanted), options.where), Examples(options.root)
     if name is not None:

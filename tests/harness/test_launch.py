@@ -57,6 +57,11 @@ def test_the_plan_names_what_will_run_and_the_status_the_rest(planned):
     assert len(list(planned.iterdir())) <= 4, "a plan made something"
 
 
+def test_a_store_alone_is_no_grid(planned):
+    assert "3 runs: " in command(f"results.root={planned}", module="harness.status")
+    assert "usage: python -m harness [" in command("--nonsense", module="harness", code=2)
+
+
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
     assert "Did you mean adalora_glue?" in command("table=adalora_glu", code=2)
     assert "Did you mean adalora?" in command("table=adalora_glue", "method=adalorra", code=2)

@@ -227,10 +227,16 @@ def test_published_tables_are_named(capsys, tmp_path, monkeypatch):
     assert "Did you mean adalora_glue? Allowed: adalora_glue\n" in err
 
 
+def test_words_of_a_run_are_options(capsys, tmp_path):
+    root = store(tmp_path, small())
+    code, out, _ = shown(capsys, f"results.root={root}", "method=lora")
+    assert (code, out) == shown(capsys, "--root", str(root), "--method", "lora")[:2] and code == 0 and "lora" in out
+
+
 def test_other_words_are_refused(capsys):
-    code, _, err = shown(capsys, "method=lora")
+    code, _, err = shown(capsys, "table=adalora_glue", "seed=1")
     assert code == 2
-    assert err.startswith("error: unknown argument 'method=lora'")
+    assert err.startswith("error: unknown argument 'seed=1'; allowed: table=NAME, results.root=DIR, task=A,B")
     with pytest.raises(SystemExit) as stop:
         table.main(["--format", "word"])
     assert stop.value.code == 2
