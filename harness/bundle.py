@@ -31,7 +31,7 @@ class Bundle:
     def sound(self) -> bool:
         """Whether every seed is an integer and every score a finite number, as far as `one` tells nothing else."""
         whole = all(type(seed) is int for seed in self.seeds)
-        return whole and (self.one.state != DONE or all(type(s) is float and math.isfinite(s) for s in self.scores))
+        return whole and (self.one.state != DONE or all(type(s) is float and possible(s) for s in self.scores))
 
     def only(self, positions: list[int]) -> Bundle:
         """The runs at these positions."""
@@ -42,6 +42,11 @@ class Bundle:
 
 
 Held = Record | Unreadable | Bundle
+
+
+def possible(score: float) -> bool:
+    """Whether a number can be a score in percent: correlations reach down to -100, all else to 0."""
+    return math.isfinite(score) and abs(score) <= 100 + 1e-9
 
 
 def single(record: Record) -> Bundle:
@@ -71,8 +76,8 @@ def problem(record: Record) -> str | None:
         return f"its identity or score lacks {error}"
     if isinstance(seed, bool) or not isinstance(seed, int):
         return f"its seed is {seed!r}, not an integer"
-    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
-        return f"its score is {score!r}, not a finite number"
+    if isinstance(score, bool) or not isinstance(score, int | float) or not possible(score):
+        return f"its score is {score!r}, not a finite number in percent"
     task = record.identity["task"]
     reported = (task.get("score", labels[0]), task.get("reports", labels[1]))
     same = record.state != DONE or labels == reported

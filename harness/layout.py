@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,6 +28,8 @@ MEANING = {
 }
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX |= {mark: f"\\{mark}" for mark in "&%$#_{}"} | {"≈": r"$\approx$", "±": r"$\pm$", "†": r"$^\dagger$", "–": "--"}
+LATEX |= {"−": "$-$", "…": r"\ldots{}", "<": "$<$", ">": "$>$", "|": r"\textbar{}"}
+MINUS = re.compile(r"(?<![\w.–])-(?=\d)")  # before a number, not within a name
 
 
 def cell_text(cell: Cell | None, marks: Sequence[int] = (), *, tied: bool = False) -> str:
@@ -47,6 +50,11 @@ def _score(cell: Cell) -> str:
         return f"{middle:.1f} (1)"
     digits = 1 if interval.half_width >= 0.095 else 2  # so that no interval is printed as 0.0
     return f"{middle:.{digits}f} ± {interval.half_width:.{digits}f} ({len(cell.scores)})"
+
+
+def latex_text(text: str) -> str:
+    """A text as LaTeX prints it literally."""
+    return "".join(LATEX.get(mark, mark) for mark in MINUS.sub("−", text))
 
 
 def numbered(grid: Grid) -> tuple[dict[Note, int], list[Note]]:
@@ -181,15 +189,11 @@ def markdown(grid: Grid, params: Sequence[str]) -> tuple[str, str]:
 
 def latex(grid: Grid, params: Sequence[str]) -> tuple[str, str]:
     r"""A tabular for `\usepackage{booktabs}`, the notes as paragraphs below."""
-
-    def plain(text: str) -> str:
-        return "".join(LATEX.get(mark, mark) for mark in text)
-
-    frame = wide(grid, params, lambda text: f"\\textbf{{{text}}}", plain)
+    frame = wide(grid, params, lambda text: f"\\textbf{{{text}}}", latex_text)
     sides = "".join("l" if name in Row._fields else "r" for name in frame.columns)
     lines = [" & ".join(line) + r" \\" for line in ([*frame.columns], *frame.itertuples(index=False))]
     body = ["\\toprule", *lines[:1], "\\midrule", *lines[1:], "\\bottomrule"]
-    notes = [rf"\par\noindent\footnotesize {plain(line)}" for line in beneath(grid, params)]
+    notes = [rf"\par\noindent\footnotesize {latex_text(line)}" for line in beneath(grid, params)]
     return "\n".join([rf"\begin{{tabular}}{{{sides}}}", *body, r"\end{tabular}", *notes]), ""
 
 

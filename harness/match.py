@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from harness.bundle import Bundle, Held, problem, single
+from harness.bundle import Bundle, Held, possible, problem, single
 from harness.cells import Cell, Row, Stale, gather
 from harness.identity import group
 from harness.paper import Column, Line, Published, Table
@@ -83,8 +83,10 @@ class Store:
 
     def _read(self, runs: list[Record], column: Column, published: Published) -> Ours:
         """One configuration's runs as a cell of this column."""
-        split, why = _unlike(runs[0], column, published)
-        scored = [_rescored(one, split, column.metric) for one in runs] if split else runs
+        fullest = max(runs, key=lambda one: sum(map(len, _scores(one).values())))
+        split, why = _unlike(fullest, column, published)
+        scored = [self._usable(one, split, column.metric) for one in runs] if split else runs
+        scored = [one for one in scored if one is not None]
         cells, remarks = gather(scored, stale=self.stale, include_stale=self.include_stale)
         self.remarks += [remark for remark in remarks if remark not in self.remarks]
         if not cells:
@@ -99,6 +101,16 @@ class Store:
         counted = tuple(one for one in scored if one.state == DONE and one.identity["seed"] in cell.scores)
         whole = tuple(why) if cell.scores else ()
         return Ours(cell, whole, counted, cell.scores, cell.resolution, absent)
+
+    def _usable(self, run: Record, split: str, metric: str) -> Record | None:
+        """The run read for one of its scores; None, and a remark, where it has no such number."""
+        score = _scores(run).get(split, {}).get(metric)
+        if run.state != DONE or (isinstance(score, int | float) and not isinstance(score, bool) and possible(score)):
+            return _rescored(run, split, metric)
+        held = "lacks" if score is None else f"has {score!r}, no number in percent, as"
+        remark = f"unusable: {run.id}: it {held} {metric} on {split}; remove that folder and run again"
+        self.remarks += [remark] if remark not in self.remarks else []
+        return None
 
     def _refused(self, runs: list[Record], choices: list[Ours]) -> Ours:
         """Several configurations for one cell: never averaged, said which."""
@@ -126,11 +138,20 @@ def at(identity: dict[str, Any], key: str) -> Any:
     return value.get("name") if isinstance(value, dict) else value
 
 
+def _scores(run: Record) -> dict[str, dict[str, Any]]:
+    """Split -> metric -> score; the main one alone where a record holds nothing of that form."""
+    if run.state != DONE:
+        return {}
+    main, held = run.science["main"], run.science.get("scores")
+    whole = isinstance(held, dict) and all(isinstance(one, dict) for one in held.values())
+    return held if isinstance(held, dict) and whole else {main["split"]: {main["metric"]: main["score"]}}
+
+
 def _rescored(record: Record, split: str, metric: str) -> Record:
     """The same run read for another of its scores."""
     if record.state != DONE:
         return record
-    main = {"split": split, "metric": metric, "score": record.science["scores"][split][metric]}
+    main = {"split": split, "metric": metric, "score": _scores(record)[split][metric]}
     task = record.identity["task"] | {"score": metric, "reports": split}
     return replace(record, identity=record.identity | {"task": task}, science=record.science | {"main": main})
 
@@ -161,9 +182,8 @@ def _split(run: Record, column: Column, split: str, why: list[str]) -> str:
     """The split to read the score from; adds to `why` where the run lacks it or its metric."""
     if run.state != DONE:
         return "" if split == "unknown" else split
-    main = run.science["main"]
-    scores = run.science.setdefault("scores", {main["split"]: {main["metric"]: main["score"]}})
-    split = main["split"] if split == "unknown" else split
+    scores = _scores(run)
+    split = run.science["main"]["split"] if split == "unknown" else split
     if split not in scores:
         why.append(f"split: ours {' and '.join(sorted(scores))}, paper {split}")
         return ""

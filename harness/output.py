@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from harness import atomic
 from harness.errors import ConfigError, unknown
-from harness.layout import FORMATS, LATEX, WIDTH
+from harness.layout import FORMATS, WIDTH, latex_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,11 +49,12 @@ def frame(table: pd.DataFrame, note: str, name: str) -> str:
     if name == "html":
         return f"{table.to_html(index=False, border=0)}\n<p>{html.escape(note)}</p>"
     if name == "latex":
-        escaped = ["".join(LATEX.get(mark, mark) for mark in str(text)) for text in table.columns]
-        cells = [["".join(LATEX.get(mark, mark) for mark in str(text)) for text in row] for row in table.values]
-        body = [" & ".join(line) + r" \\" for line in [escaped, *cells]]
-        head = [rf"\begin{{tabular}}{{{'l' * len(escaped)}}}", r"\toprule", body[0], r"\midrule"]
-        return "\n".join([*head, *body[1:], r"\bottomrule", r"\end{tabular}", note.replace("%", r"\%")])
+        lines = [[latex_text(str(text)) for text in line] for line in [table.columns, *table.values]]
+        body = [" & ".join(line) + r" \\" for line in lines]
+        columns = "".join("l" if name in WORDS else "r" for name in table)
+        head = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", body[0], r"\midrule"]
+        beneath = rf"\par\noindent\footnotesize {latex_text(note)}"
+        return "\n".join([*head, *body[1:], r"\bottomrule", r"\end{tabular}", beneath])
     sides = ["left" if name in WORDS else "right" for name in table]
     written = table.to_markdown(index=False, disable_numparse=True, colalign=sides)
     return f"{written}\n\n{textwrap.fill(note, WIDTH)}".rstrip()

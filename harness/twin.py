@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from harness import doubts, fill, stats
 from harness.compare import Comparison, Entry, rows
-from harness.layout import LATEX, WIDTH
+from harness.layout import WIDTH, latex_text
 from harness.verdict import MOST_SEEDS, NOT_RUN
 
 if TYPE_CHECKING:
@@ -205,14 +205,13 @@ def bands(frame: pd.DataFrame, fixed: list[str], width: int = TERMINAL) -> list[
 def latex(comparison: Comparison, plain: bool) -> str:
     r"""A tabular for `\usepackage{booktabs}`, the notes as paragraphs below, the commands as comments."""
 
-    def escaped(text: str) -> str:
-        return "".join((LATEX | {"−": "$-$"}).get(mark, mark) for mark in text)
-
-    lines = Lines(comparison, bold=lambda text: rf"\textbf{{{text}}}", plain=escaped)
+    lines = Lines(comparison, bold=lambda text: rf"\textbf{{{text}}}", plain=latex_text)
     frame = stacked(comparison, lines, plain=plain)
     sides = "".join("l" if name in ("method", "") else "r" for name in frame.columns)
     body = [" & ".join(line) + r" \\" for line in ([*frame.columns], *frame.itertuples(index=False))]
-    notes = [] if plain else [rf"\par\noindent\footnotesize {escaped(s)}" for s in beneath(comparison, lines.reasons)]
+    notes = (
+        [] if plain else [rf"\par\noindent\footnotesize {latex_text(s)}" for s in beneath(comparison, lines.reasons)]
+    )
     notes += [] if plain else [f"% {line}" for line in fill.commands(comparison)]
     head = [rf"\begin{{tabular}}{{{sides}}}", r"\toprule", body[0], r"\midrule"]
     return "\n".join([*head, *body[1:], r"\bottomrule", r"\end{tabular}", *notes])

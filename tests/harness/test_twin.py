@@ -86,6 +86,12 @@ def test_latex(filled):
     assert "% python -m harness -m model=deberta_v3_base" in text
 
 
+def test_latex_prints_text_literally():
+    assert layout.latex_text("a_b 5 % < 3 [-1.5, 2] s0-1 −2 | x") == (
+        r"a\_b 5 \% $<$ 3 [$-$1.5, 2] s0-1 $-$2 \textbar{} x"
+    )
+
+
 def test_csv_has_everything(filled):
     frame = pd.read_csv(io.StringIO(twin.csv(filled, plain=False)))
     assert len(frame) == 12 * 11

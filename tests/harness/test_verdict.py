@@ -207,6 +207,32 @@ def test_records_that_cannot_count_are_named(tmp_path):
     assert found.remarks[1].startswith("unusable: ")
 
 
+@pytest.mark.parametrize(
+    ("scores", "says"),
+    [
+        ({"validation": {"accuracy": float("nan")}}, "it has nan, no number in percent, as accuracy on validation"),
+        ({"validation": {"accuracy": 140.0}}, "it has 140.0, no number"),
+        ({"validation": {"accuracy": "x"}}, "it has 'x', no number"),
+        ({"validation": {}}, "it lacks accuracy on validation"),
+    ],
+)
+def test_one_bad_score_leaves_the_other_runs(scores, says):
+    ours = [one for one in runs(GLUE, ["lora_1.33M"]) if one.identity["task"]["name"] == "glue/rte"]
+    bad = replace(ours[0], science=ours[0].science | {"scores": scores})
+    found = compare(GLUE, [bad, *ours[1:]], stale=fresh)
+    cell = next(one for one in found.entries if (one.row.key, one.column) == ("lora_1.33M", "rte"))
+    assert len(cell.ours.scores) == len(ours) - 1
+    assert says in next(remark for remark in found.remarks if remark.startswith(f"unusable: {bad.id}"))
+
+
+@pytest.mark.parametrize("score", [140.0, -140.0, float("inf")])
+def test_impossible_main_scores_do_not_count(score):
+    ours = [one for one in runs(GLUE, ["lora_1.33M"]) if one.identity["task"]["name"] == "glue/rte"]
+    bad = replace(ours[0], science=ours[0].science | {"main": ours[0].science["main"] | {"score": score}})
+    cell = entry([bad, *ours[1:]])
+    assert len(cell.ours.scores) == len(ours) - 1
+
+
 def test_rows_hold_everything():
     frame = rows(compare(GLUE, runs(GLUE, ["lora_1.33M"]), stale=fresh))
     assert len(frame) == 12 * 11
