@@ -49,12 +49,15 @@ def _filled(prompt: str, fields: dict[str, Any]) -> str:
 def split(spec: TaskConfig, table: Table, *, hidden: bool = False) -> tuple[Split, int]:
     """The checked columns of one split, and how many broken rows were left out.
 
-    `hidden`: there are no targets; placeholders stand in their place, and the ids are the official ones.
+    `hidden`: there are no targets; placeholders stand in their place, and the ids are the official ones. No row is left
+    out there: a dash stands for an empty text.
     """
     asked = [role for role in ("text", "text_pair", "target") if role in table.columns]
     texts = [role for role in asked if role != "target" or (spec.nature == "text" and not hidden)]
+    if hidden:  # the server wants an answer to every row
+        table.columns.update({role: [_or_dash(text) for text in table.columns[role]] for role in texts})
     broken = {at: role for role in texts for at, text in enumerate(table.columns[role]) if not _is_text(text)}
-    if broken and not spec.skip_broken:
+    if broken and (hidden or not spec.skip_broken):
         at, role = min(broken.items())
         found = repr(table.columns[role][at])[:60]
         raise DataError(f"{table.where(at)}: {table.names[role]} is {found}; a text with something to read is expected")
@@ -86,6 +89,10 @@ def _word(spec: TaskConfig, columns: dict[str, list[Any]]) -> None:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
+
+
+def _or_dash(text: Any) -> Any:
+    return "-" if isinstance(text, str) and not text.strip() else text
 
 
 def _placeholder(spec: TaskConfig) -> Any:

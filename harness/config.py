@@ -116,21 +116,24 @@ class QuantizationConfig:
 class GenerationConfig:
     """Decoding of a text-to-text task, for `generate`.
 
-    `validation_rows`: while it trains, a run scores at most the first so many rows of the split that selects (None:
+    Where `min_new_tokens`, `length_penalty` or `no_repeat_ngram_size` is None, the backbone's own generation configuration
+    decides. `validation_rows`: while it trains, a run scores at most the first so many rows of the split that selects (None:
     all of them); at the end it scores every row.
     """
 
     num_beams: int
     max_new_tokens: int
-    min_new_tokens: int
-    length_penalty: float
-    no_repeat_ngram_size: int
+    min_new_tokens: int | None
+    length_penalty: float | None
+    no_repeat_ngram_size: int | None
     validation_rows: int | None
 
     def __post_init__(self) -> None:
         at_least("generation.validation_rows", self.validation_rows, 1)
         at_least("generation.num_beams", self.num_beams, 1)
         at_least("generation.max_new_tokens", self.max_new_tokens, 1)
+        at_least("generation.min_new_tokens", self.min_new_tokens, 0)
+        at_least("generation.no_repeat_ngram_size", self.no_repeat_ngram_size, 0)
 
 
 @dataclass

@@ -111,7 +111,7 @@ def evaluate(
         model: a backbone with its head, or a PeftModel of one.
         encoded: the rows.
         metric: a name that `harness.metrics.compute` knows.
-        batch_size: rows at once.
+        batch_size: sequences at once: rows, or the beams of a beam search.
         device: `cpu` or `cuda`.
         precision: `bfloat16` is autocast.
         tokenizer: text to text: turns generated tokens into text.
@@ -167,6 +167,7 @@ def predict(
         if tokenizer is None or generation is None:
             raise ValueError("a text-to-text evaluation needs tokenizer, generation and references")
         step = _writer(tokenizer, generation)
+        batch_size = max(1, batch_size // generation.num_beams)
     place = torch.device(device)
     with _evaluating(model), torch.autocast(place.type, torch.bfloat16, enabled=precision == "bfloat16"):
         return _in_order(encoded, batch_size, lambda batch: step(model, batch), place, shown)
@@ -229,6 +230,8 @@ def _values(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, list[Any]]:
 
 def _writer(tokenizer: Any, generation: GenerationConfig) -> Callable[..., dict[str, list[Any]]]:
     """Beam or greedy decoding, never sampling; what is not said here is the backbone's own generation configuration."""
+    maybe = ("min_new_tokens", "length_penalty", "no_repeat_ngram_size")
+    said = {name: value for name in maybe if (value := getattr(generation, name)) is not None}
 
     def write(model: Any, batch: dict[str, Tensor]) -> dict[str, list[Any]]:
         tokens = model.generate(
@@ -236,9 +239,7 @@ def _writer(tokenizer: Any, generation: GenerationConfig) -> Callable[..., dict[
             do_sample=False,
             num_beams=generation.num_beams,
             max_new_tokens=generation.max_new_tokens,
-            min_new_tokens=generation.min_new_tokens,
-            length_penalty=generation.length_penalty,
-            no_repeat_ngram_size=generation.no_repeat_ngram_size,
+            **said,
         )
         return {"prediction": [text.strip() for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]}
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import DataError, nearest
+from harness.schema import TaskConfig
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,15 @@ def _position(path: Path, header: Sequence[str], name: str) -> int:
     )
 
 
+def one_column(path: Path, *names: str) -> str:
+    """The first of some names that a `.tsv` file's header has; the first one of all where it has none.
+
+    Raises DataError where the file cannot be read.
+    """
+    header = (_lines(path) or [""])[0].split("\t")
+    return next((name for name in names if name in header), names[0])
+
+
 def _from_json(path: Path, lines: list[str], wanted: Mapping[str, str]) -> Table:
     """The columns of a file with one JSON object a line."""
     objects = [_object(f"{path}:{number}", line, wanted) for number, line in enumerate(lines, start=1)]
@@ -138,3 +148,35 @@ def _object(where: str, line: str, wanted: Mapping[str, str]) -> dict[str, Any]:
         if name not in found:
             raise DataError(f"{where}: no field '{name}'; the object has {', '.join(found) or 'none'}")
     return found
+
+
+def first_there(folder: Path, names: str) -> Path | None:
+    """Of `a|b` the first; a `.jsonl` for each, too."""
+    paths = [folder / name for name in names.split("|")]
+    candidates = [one for path in paths for one in (path, path.with_suffix(".jsonl"))]
+    return next((path for path in candidates if path.exists()), None)
+
+
+def folder_of(spec: TaskConfig, root: Path) -> Path:
+    """The task's folder: under the root itself, or under the suite's (`GLUE/RTE`); a DataError says what is there."""
+    inside = root.iterdir() if spec.suite and root.is_dir() else ()
+    suites = [path for path in inside if path.name.lower() == spec.suite.lower()]
+    for folder in (parent / spec.folder for parent in [root, *sorted(suites)]):
+        if folder.is_dir():
+            return folder
+    files = " and ".join(f"{spec.folder}/{name}" for name in spec.files.values())
+    needs = f"{spec.name} is looked for under data.root={root}, as {files}"
+    if not root.is_dir():
+        raise DataError(f"no directory {root}. {needs}")
+    raise DataError(f"no directory {root / spec.folder}. {needs}. {what_is_in(root, spec.folder)}")
+
+
+def what_is_in(folder: Path, wanted: str) -> str:
+    """What a directory holds (the first ten names), and the name nearest to the one that was looked for."""
+    names = sorted(path.name for path in folder.iterdir())
+    if not names:
+        return f"{folder} is empty"
+    by_lower = {name.lower(): name for name in names}
+    close = by_lower.get(nearest(wanted.lower(), by_lower) or "")
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"It holds {', '.join(names[:10])}{more}." + (f" The nearest name is {close}." if close else "")

@@ -24,7 +24,7 @@ OUTSIDE = {
     "method": ("declares",),
     "model": ("hub_id", "revision", "path", "sites", "shape", "tokenizer"),  # a shape that is used is in `weights`
     "task": (
-        "hub", "files", "suite", "folder", "columns", "root", "rows", "hidden", "submission",
+        "hub", "files", "suite", "folder", "columns", "root", "rows", "hidden", "hidden_columns", "submission",
         "max_length_tokens", "max_target_tokens", "num_beams", "validation_rows",  # as `data`, `generation`
     ),
 }  # fmt: skip

@@ -19,11 +19,7 @@ def of(config: RunConfig, task: Task, device: str) -> list[str]:
     told += [f"deviates from recipe {known.name}: {', '.join(found)}" for found in [deviations(config)] if found]
     if known.trials:
         told.append(chosen_by(known.trials, config.task.selects))
-    if (
-        config.generation.validation_rows is not None
-        and task.kind == "generation"
-        and config.train.evaluate_every_epochs
-    ):
+    if config.generation.validation_rows is not None and config.train.evaluate_every_epochs:
         told.append(
             f"while training, at most the first {config.generation.validation_rows} {task.selects} rows are scored"
         )

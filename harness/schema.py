@@ -115,8 +115,9 @@ class TaskConfig:
     `splits` names an arrangement of the official splits (harness/splits.py); any but `official` reports on `test`.
     `also_reports` are splits evaluated at the end beside the one that reports. `rows` are the official row counts of
     each split; another count is remarked on in the record. `skip_broken` leaves out rows without all their columns or
-    with an empty text, and counts them; otherwise such a row is an error. `hidden` are files without labels, and
-    `submission` the files that the benchmark's server wants of each, with `submitted` as the words for the labels.
+    with an empty text, and counts them; otherwise such a row is an error. `hidden` are files without labels
+    (`hidden_columns`: where their text and pair have other names), and `submission` the files that the benchmark's server
+    wants of each, with `submitted` as the words for the labels.
 
     `max_length_tokens`, `max_target_tokens`, `num_beams` and `validation_rows` are what `data` and `generation` take as
     defaults.
@@ -148,6 +149,7 @@ class TaskConfig:
     columns: list[str]
     skip_broken: bool
     hidden: dict[str, str]
+    hidden_columns: dict[str, list[str]]
     submission: dict[str, str]
     submitted: list[str]
     hub: HubData

@@ -16,8 +16,8 @@ from typing import Any
 
 from harness import columns, instructions
 from harness.answers import Answers
-from harness.errors import ConfigError, DataError, nearest, unknown
-from harness.files import Table, objects, read, roles
+from harness.errors import ConfigError, DataError, unknown
+from harness.files import Table, first_there, folder_of, objects, one_column, read, roles, what_is_in
 from harness.paths import embedded
 from harness.schema import TaskConfig
 from harness.splits import Split, arrange, fingerprint, first, repeated
@@ -137,15 +137,17 @@ def hidden(spec: TaskConfig, root: str) -> dict[str, Split]:
     Raises:
         DataError: none of the files is there, or one is malformed.
     """
-    folder = _folder(spec, embedded(root))
+    folder = folder_of(spec, embedded(root))
     found = {}
     for name, file in spec.hidden.items():
-        path = _first_that_is_there(folder, file)
+        path = first_there(folder, file)
         if path is None:
             continue
         if spec.shape == "plain":
-            index = "idx" if path.suffix == ".jsonl" else "index"
-            table = read(path, roles(spec.text, spec.text_pair, None) | {"id": index})
+            named = spec.hidden_columns.get(name)
+            text, text_pair = (named[0], named[1]) if named else (spec.text, spec.text_pair)
+            index = "idx" if path.suffix == ".jsonl" else one_column(path, "index", "id")
+            table = read(path, roles(text, text_pair, None) | {"id": index})
         else:
             table = columns.flatten(spec, str(path), ":", objects(path))
         found[name], _ = columns.split(spec, table, hidden=True)
@@ -163,23 +165,16 @@ def _check_roles(spec: TaskConfig, splits: Iterable[str]) -> None:
 
 def _from_directory(spec: TaskConfig, root: str) -> dict[str, Table]:
     """Each split's file, read. A `.jsonl` of the same name stands in for a `.tsv` that is absent."""
-    folder = _folder(spec, embedded(root))
+    folder = folder_of(spec, embedded(root))
     tables = {}
     for split, names in spec.files.items():
-        path = _first_that_is_there(folder, names)
+        path = first_there(folder, names)
         if path is None and split in spec.also_reports:
             continue
         if path is None:
-            raise DataError(f"{spec.name}: no file {folder / names}, the {split} split. {_what_is_in(folder, names)}")
+            raise DataError(f"{spec.name}: no file {folder / names}, the {split} split. {what_is_in(folder, names)}")
         tables[split] = _table(spec, path)
     return tables
-
-
-def _first_that_is_there(folder: Path, names: str) -> Path | None:
-    """Of `a|b` the first; a `.jsonl` for each, too."""
-    paths = [folder / name for name in names.split("|")]
-    candidates = [one for path in paths for one in (path, path.with_suffix(".jsonl"))]
-    return next((path for path in candidates if path.exists()), None)
 
 
 def _table(spec: TaskConfig, path: Path) -> Table:
@@ -189,31 +184,6 @@ def _table(spec: TaskConfig, path: Path) -> Table:
         found = [(row, at) for file in instructions.files(path) for at, row in enumerate(instructions.rows(file))]
         return columns.tabled(spec, [row for row, _ in found], str(path), ", instance ", [at for _, at in found])
     return columns.flatten(spec, str(path), ":", objects(path))
-
-
-def _folder(spec: TaskConfig, root: Path) -> Path:
-    """The task's folder: under the root itself, or under the suite's (`GLUE/RTE`); a DataError says what is there."""
-    inside = root.iterdir() if spec.suite and root.is_dir() else ()
-    suites = [path for path in inside if path.name.lower() == spec.suite.lower()]
-    for folder in (parent / spec.folder for parent in [root, *sorted(suites)]):
-        if folder.is_dir():
-            return folder
-    files = " and ".join(f"{spec.folder}/{name}" for name in spec.files.values())
-    needs = f"{spec.name} is looked for under data.root={root}, as {files}"
-    if not root.is_dir():
-        raise DataError(f"no directory {root}. {needs}")
-    raise DataError(f"no directory {root / spec.folder}. {needs}. {_what_is_in(root, spec.folder)}")
-
-
-def _what_is_in(folder: Path, wanted: str) -> str:
-    """What a directory holds (the first ten names), and the name nearest to the one that was looked for."""
-    names = sorted(path.name for path in folder.iterdir())
-    if not names:
-        return f"{folder} is empty"
-    by_lower = {name.lower(): name for name in names}
-    close = by_lower.get(nearest(wanted.lower(), by_lower) or "")
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return f"It holds {', '.join(names[:10])}{more}." + (f" The nearest name is {close}." if close else "")
 
 
 def _remarks(spec: TaskConfig, split: str, found: Split, skipped: int) -> list[str]:

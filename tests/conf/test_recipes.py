@@ -107,6 +107,8 @@ def test_adalora_on_bart(name, method, variant):
     assert train.warmup_steps == 3000 // 8, "accelerate moves the schedule once a GPU"
     assert (data.max_length_tokens, data.max_target_tokens, found.generation.num_beams) == (source, target, beams)
     assert found.generation.max_new_tokens + 1 == target
+    own = ("min_new_tokens", "length_penalty", "no_repeat_ngram_size")
+    assert [getattr(found.generation, name) for name in own] == [None] * 3, "the scripts leave these to the backbone"
     wanted = (1.0, initial, interval, of(final, variant), 32, 0)
     assert tuple(found.method[field] for field in ADALORA_FIELDS[method]) == wanted
     assert found.recipe.seeds == [seed]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -161,6 +162,39 @@ def test_text_is_generated_decoded_and_put_back_in_order(family, generation):
     own = evaluate(model, encoded, metric="rouge", batch_size=4, device="cpu", **text)
     written = sum(map(bool, predictions["prediction"]))
     assert own.scores["rouge1"] == pytest.approx(100 * written / 11) and found[0].scores["rouge1"] < 50
+
+
+def test_a_beam_is_a_sequence_of_the_batch(monkeypatch):
+    encoded, model, sizes = rows("generation", [[5, 6, 2]] * 11), seq2seq("bart"), []
+    told = []
+
+    def generate(self, input_ids, **how):
+        sizes.append(len(input_ids))
+        told.append(how)
+        return torch.full((len(input_ids), 2), 5)
+
+    monkeypatch.setattr(type(model), "generate", generate)
+    text = {"tokenizer": tokenizer(), "references": ["w5 w5"] * 11}
+    for beams, size in ((1, 8), (3, 8), (8, 4)):
+        how = replace(BEAMS, num_beams=beams)
+        evaluate(model, encoded, metric="rouge", batch_size=size, device="cpu", generation=how, **text)
+    assert sizes == [8, 3, *[2] * 5, 1, *[1] * 11]
+    assert told[0]["no_repeat_ngram_size"] == 2 and told[0]["length_penalty"] == 0.6
+
+
+def test_what_is_not_said_is_the_backbones_own():
+    encoded, words = rows("generation", [[5, 6, 2]] * 11), tokenizer()
+    model, silent = seq2seq("bart"), replace(GREEDY, max_new_tokens=12, no_repeat_ngram_size=None)
+    text = {"tokenizer": words, "references": ["w5"] * 11, "metric": "rouge", "batch_size": 4, "device": "cpu"}
+
+    def written(how):
+        return evaluate(model, encoded, generation=how, **text).predictions["prediction"]
+
+    plain = written(silent)
+    assert plain == written(replace(silent, no_repeat_ngram_size=0))
+    model.generation_config.no_repeat_ngram_size = 1
+    assert written(silent) == written(replace(silent, no_repeat_ngram_size=1)) != plain
+    assert written(replace(silent, no_repeat_ngram_size=0)) == plain, "what is said wins"
 
 
 def test_text_needs_a_tokenizer_and_references():

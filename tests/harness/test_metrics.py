@@ -79,6 +79,10 @@ def test_cases_worked_by_hand():
         ("pearson_spearman", [float("inf"), 1.0], [1.0, 2.0], "spearman"),
         ("pearson_spearman", [2.0], [1.0], "pearson"),
         ("rouge", ["", ""], ["a cat", "a dog"], "rougeLsum_newline"),
+        ("rouge", ["."], ["a cat"], "rouge1"),
+        ("superni", ["", "."], [["a cat"], ["no", "yes"]], "rougeL"),
+        ("record_text", ["", " ", "the"], [["Ann"], ["Bo", "Al"], ["Oz"]], "f1_em"),
+        ("accuracy_macro_f1", [-1, -1], [0, 2], "macro_f1"),
     ],
 )
 def test_what_is_not_defined_is_zero(metric, predictions, references, zero):
@@ -120,6 +124,25 @@ def test_names_and_scores_are_those_of_the_schema():
     assert CLASSES.keys() == SAMPLES.keys() == single
     for metric, sample in SAMPLES.items():
         assert tuple(compute(metric, *sample)) == METRICS[metric]
+
+
+def test_one_class_alone():
+    assert compute("accuracy_macro_f1", [1, 1], [1, 1]) == dict.fromkeys(METRICS["accuracy_macro_f1"], 100.0)
+    # A class that is predicted and never true counts in the mean, as it does for scikit-learn.
+    assert compute("accuracy_macro_f1", [1, 1, 0], [1, 1, 1])["macro_f1"] == pytest.approx(40.0)
+    assert sklearn.f1_score([1, 1, 1], [1, 1, 0], average="macro") == pytest.approx(0.4)
+    # No true positive anywhere, and none claimed: every question right, F1 not defined.
+    assert compute("multirc", [0, 0], [0, 0], ["a", "b"]) == {"f1a": 0.0, "em": 100.0, "f1a_em": 50.0}
+
+
+@pytest.mark.parametrize(("found", "true"), CASES)
+def test_multirc_agrees_with_scikit_learn(found, true):
+    groups = [str(at // 3) for at in range(len(true))]
+    scores = compute("multirc", found, true, groups)
+    assert scores["f1a"] == pytest.approx(100 * sklearn.f1_score(true, found), abs=1e-9)
+    questions = [[*zip(found[at : at + 3], true[at : at + 3], strict=True)] for at in range(0, len(true), 3)]
+    right = [all(ours == theirs for ours, theirs in answers) for answers in questions]
+    assert scores["em"] == pytest.approx(100 * sum(right) / len(right), abs=1e-9)
 
 
 @pytest.mark.parametrize("rows", [5, 56, 400])

@@ -162,6 +162,34 @@ def test_hidden_rows_carry_the_official_indices(tmp_path):
     assert (rows.groups[:4], rows.truth[:4]) == (["9"] * 4, superglue.ENTITIES)
 
 
+def test_official_files_of_hidden_rows_have_columns_of_their_own(tmp_path):
+    root = superglue.directory(tmp_path, "rte", test=[{"premise": "A", "hypothesis": "B", "idx": 0}])
+    pairs = {"AX-b": ("sentence1", "sentence2"), "AX-g": ("premise", "hypothesis")}
+    for name, (first, second) in pairs.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.jsonl").write_text(json.dumps({first: "C", second: name, "idx": 5}) + "\n")
+    found = hidden(task("superglue/rte"), root)
+    assert list(found) == ["test", "diagnostic", "winogender"]
+    assert [rows.text_pair[0] for rows in found.values()] == ["B", "AX-b", "AX-g"]
+    text = hidden(task("superglue_text/rte"), root)["diagnostic"]
+    assert (text.ids, text.text) == (["5"], ["rte hypothesis: AX-b premise: C"])
+
+
+def test_every_hidden_row_gets_an_answer(tmp_path):
+    # The test file of QQP calls its index `id`; nothing may be left out of it, broken or not.
+    (tmp_path / "QQP").mkdir()
+    path = tmp_path / "QQP" / "test.tsv"
+    path.write_text("id\tquestion1\tquestion2\n7\tWhy?\tHow?\n8\t\tWho?\n")
+    rows = hidden(task("glue/qqp"), str(tmp_path))["test"]
+    assert (rows.ids, rows.text, rows.text_pair) == (["7", "8"], ["Why?", "-"], ["How?", "Who?"])
+    path.write_text("id\tquestion1\tquestion2\n7\tWhy?\n")
+    with pytest.raises(DataError, match=r"test\.tsv:2: 2 fields found, 3 expected"):
+        hidden(task("glue/qqp"), str(tmp_path))
+    path.write_text("number\tquestion1\tquestion2\n7\tWhy?\tHow?\n")
+    with pytest.raises(DataError, match=r"test\.tsv:1: no column 'index'"):
+        hidden(task("glue/qqp"), str(tmp_path))
+
+
 def test_val_notitle_goes_with_a_train_set_without_titles(tmp_path):
     rows = [row | {"passage": row["passage"].removeprefix("Rain -- ")} for row in superglue.FILES["boolq"]]
     root = superglue.directory(tmp_path, "boolq", train=rows, val_notitle=rows)
