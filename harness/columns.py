@@ -104,7 +104,8 @@ def _answer(spec: TaskConfig, value: Any) -> str:
     if spec.nature == "class":
         return (spec.answers or spec.labels)[value]
     step = spec.answer_step or 0.1
-    return f"{round(value / step) * step:.1f}"
+    # 0.3 / 0.2 is 1.4999999999999998 and means 1.5, which is rounded to the even neighbour.
+    return f"{round(round(value / step, 6)) * step:.1f}"
 
 
 def _targets(spec: TaskConfig, table: Table, kept: list[int], found: list[Any]) -> list[Any]:

@@ -21,6 +21,15 @@ def permutation(count):
     return [str(at) for at in torch.randperm(count, generator=torch.Generator().manual_seed(42)).tolist()]
 
 
+@pytest.mark.parametrize(
+    ("count", "begins"),
+    [(277, [207, 84, 253, 243, 190, 28]), (1043, [911, 408, 813, 657]), (67349, [6677, 49712, 38268, 32909])],
+)
+def test_the_data_seed_draws_the_same_rows_in_every_version(count, begins):
+    small = arrange("propetl_t5", "propetl/rte", {"train": rows(1), "validation": rows(count)})
+    assert small["validation"].ids[: len(begins)] == [str(at) for at in begins]
+
+
 def test_small_tasks_halve_the_validation_set():
     found = arrange("propetl_t5", "propetl/rte", {"train": rows(20), "validation": rows(7)})
     assert found["train"] == rows(20)
