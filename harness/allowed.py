@@ -62,6 +62,8 @@ class Checked(ConfigLoaderImpl):
             config = super().load_configuration(*arguments, **options)
         except KeyError as error:  # hydra.job.env_copy of a variable that is not there
             raise ConfigError(f"the configuration asks for {error}, which is not there") from error
+        except (TypeError, AttributeError) as error:  # a list of numbers as a group's option, a defaults list of them
+            raise ConfigError(f"the configuration cannot be composed ({error}): options of groups are names") from error
         check(config)
         return config
 

@@ -42,8 +42,14 @@ def _checked(path: Any) -> list[rows.Row]:
     """The rows of one file, their tags checked."""
     found = rows.read(path, "rows", CONDITIONS, ("tag", "tags", "search", "seeds"), "set")
     for number, row in enumerate(found, start=1):
+        for key, kind in {"set": dict, "tags": dict, "search": dict, "seeds": list}.items():
+            if not isinstance(row.get(key, kind()), kind):
+                what = "keys and values" if kind is dict else "a list"
+                raise ConfigError(f"recipe {path.name}, row {number}: {key} must hold {what}, found {row[key]!r}")
         tags = row.get("tags", {})
-        strange = [tag for tag in (row.get("tag", "ours"), *tags.values()) if tag not in TAGS]
+        strange = [
+            tag for tag in (row.get("tag", "ours"), *tags.values()) if not isinstance(tag, str) or tag not in TAGS
+        ]
         if strange or tags.keys() - row["set"].keys():
             raise ConfigError(
                 f"recipe {path.name}, row {number}: tags are {', '.join(TAGS)}, and only for keys that the row sets; "

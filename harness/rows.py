@@ -36,13 +36,28 @@ def read(path: Path, table: str, conditions: tuple[str, ...], keys: tuple[str, .
         rows = tomllib.loads(path.read_text(encoding="utf-8")).get(table, [])
     except ValueError as error:
         raise ConfigError(f"{path.parent.name}/{path.name} is not TOML: {error}") from error
+    if not isinstance(rows, list):
+        raise ConfigError(f"{path.parent.name}/{path.name}: {table} must be rows, [[{table}]], found {rows!r}")
     for number, row in enumerate(rows, start=1):
-        where = f"{path.parent.name}/{path.name}, {table} {number}"
-        if strange := row.keys() - {*conditions, *keys, needs, "source"}:
-            raise ConfigError(f"{where}: unknown key {', '.join(sorted(strange))}")
-        if missing := {needs, "source"} - row.keys():
-            raise ConfigError(f"{where}: needs {' and '.join(sorted(missing))}")
+        if fault := _fault(row, conditions, keys, needs):
+            raise ConfigError(f"{path.parent.name}/{path.name}, {table} {number}: {fault}")
     return rows
+
+
+def _fault(row: Any, conditions: tuple[str, ...], keys: tuple[str, ...], needs: str) -> str:
+    """What is wrong with a row; "" if nothing is."""
+    if not isinstance(row, dict):
+        return f"a row holds keys and values, found {row!r}"
+    if strange := row.keys() - {*conditions, *keys, needs, "source"}:
+        return f"unknown key {', '.join(sorted(strange))}"
+    if missing := {needs, "source"} - row.keys():
+        return f"needs {' and '.join(sorted(missing))}"
+    if not isinstance(row["source"], str):
+        return f"source must be a text, found {row['source']!r}"
+    for name in sorted(row.keys() & set(conditions)):
+        if not all(isinstance(word, str) for word in (row[name] if isinstance(row[name], list) else [row[name]])):
+            return f"{name} must be a text or a list of texts, found {row[name]!r}"
+    return ""
 
 
 def fits(row: Row, run: dict[str, str]) -> bool:

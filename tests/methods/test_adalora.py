@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import warnings
 
 import peft
 import pytest
@@ -318,6 +319,71 @@ def test_equal_ranks_prune_nothing():
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
     train(model, tuner, optimizer, data(16, 6, 3), 10, warmup=0)
     assert set(tuner.ranks().values()) == {2}
+    assert not any(stack.mean.any() for stack in tuner.allocator.stacks), "nothing to score: no work for it"
+
+
+def test_the_number_of_triplets_that_a_layer_can_end_with(recwarn):
+    _, tuner = attach(SHAPES, init_rank=3, target_rank=1, total_target_rank=12, warmup_steps=1, final_steps=1)
+    assert tuner.room() == (0, 3)
+    tuner.on_train_begin(10)
+    assert not recwarn.list, "all triplets stay: there is no budget that could be missed"
+
+
+def test_schedule_at_its_edges():
+    schedule = Schedule(initial=12, target=4, warmup=2, final=3, interval=2, total=10)
+    assert [schedule(step) for step in (0, 2)] == [(12, False)] * 2, "nothing is due up to the warm-up's last step"
+    assert [schedule(step) for step in (3, 4, 7, 8, 9)] == [(8, False), (5, True), (4, False), (4, True), (4, True)]
+
+
+def test_a_layer_without_a_gradient_has_no_sensitivity():
+    _, tuner = attach(SHAPES, init_rank=3, target_rank=1, warmup_steps=1, final_steps=2, interval_steps=1)
+    tuner.on_train_begin(10)
+    first, *others = tuner.forms()
+    for parameter in (parameter for form in others for parameter in form.parameters()):
+        parameter.grad = torch.ones_like(parameter)
+    tuner.on_optimizer_step(0)
+    scores = tuner.allocator.scores()
+    assert first.E.grad is None and not scores[0].any() and scores[1:].all()
+
+
+def test_whether_the_budget_will_move():
+    def moves(total_steps, **fields):
+        _, tuner = attach(SHAPES, **({"init_rank": 3, "target_rank": 1, "warmup_steps": 2, "final_steps": 0} | fields))
+        assert tuner.will_move(total_steps) is None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tuner.on_train_begin(total_steps)
+        return tuner.will_move(total_steps)
+
+    assert moves(10, interval_steps=4) is True
+    assert moves(10, interval_steps=100) is False
+    assert moves(10, interval_steps=100, final_steps=2) is True
+    assert moves(10, target_rank=3) is None
+
+
+def test_what_was_observed_goes_on():
+    def observed(start):
+        _, tuner = attach(SHAPES, init_rank=3, target_rank=1, warmup_steps=1, final_steps=2, interval_steps=1)
+        tuner.on_train_begin(10)
+        for step in range(start, 4):
+            for place, parameter in enumerate(tuner.container.parameters()):
+                parameter.data.fill_(1.0 + place + step)
+                parameter.grad = torch.ones_like(parameter)
+            tuner.on_optimizer_step(step)
+            if step == 2:
+                kept.setdefault("state", copy.deepcopy(tuner.training_state()))
+        return tuner
+
+    kept = {}
+    whole = observed(0)
+    again = observed(4)
+    again.load_training_state(kept["state"])
+    assert again.budget == kept["state"]["budget"] < 12 and again.allocator.masked
+    for place, parameter in enumerate(again.container.parameters()):
+        parameter.data.fill_(4.0 + place)
+        parameter.grad = torch.ones_like(parameter)
+    again.on_optimizer_step(3)
+    assert torch.equal(again.allocator.scores(), whole.allocator.scores()) and again.budget == whole.budget
 
 
 @pytest.mark.parametrize(
@@ -325,6 +391,7 @@ def test_equal_ranks_prune_nothing():
     [
         ({"init_rank": 2, "target_rank": 3}, "target_rank=3 must not exceed init_rank=2"),
         ({"beta1": 1.0}, "beta1=1.0 must lie strictly between"),
+        ({"interval_steps": 0}, "interval_steps=0 must be at least 1"),
         ({"regulariser": "none"}, "must be one of mean_unsquared, sum_squared"),
         ({"sensitivity": "later"}, "must be one of after_step, before_step"),
         ({"init_rank": 4, "target_rank": 1}, "init_rank=4 is above the rank of c_v, which is 3 x 5"),
