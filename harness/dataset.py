@@ -13,12 +13,12 @@ from harness.columns import flatten
 from harness.errors import ConfigError, DataError, unknown
 from harness.files import Table, roles
 from harness.schema import TaskConfig
+from harness.snapshot import STRANGE, said
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 TIMEOUT_SECONDS = 10.0
-STRANGE = (ValueError, LookupError, TypeError)  # an answer that is none of the hub's: a page of a proxy, say
 
 
 def fetch(spec: TaskConfig) -> tuple[str, dict[str, Table]]:
@@ -68,12 +68,6 @@ def _load(spec: TaskConfig, name: str) -> DatasetDict:
         return load_dataset(name, spec.hub.config, revision=commit)
     except (DatasetsError, HfHubHTTPError, httpx.HTTPError, OSError, ValueError, RuntimeError) as error:
         raise _refused(spec, error) from error
-
-
-def said(error: Exception) -> str:
-    """Why the hub gave nothing; of an answer that cannot be read, that it is one."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return f"its answer is not the hub's: {lines[0]}" if isinstance(error, STRANGE) else lines[0]
 
 
 def _cached(spec: TaskConfig, name: str) -> DatasetDict | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from harness.errors import ModelError
 
 FILES = ["config.json", "*token*.json", "vocab.*", "merges.txt", "*.model", "generation_config.json"]
+STRANGE = (ValueError, LookupError, TypeError)  # an answer that is none of the hub's: a page of a proxy, say
 
 
 def snapshot(hub_id: str, revision: str | None) -> Path:
@@ -28,12 +29,14 @@ def snapshot(hub_id: str, revision: str | None) -> Path:
 
 def _cached(hub_id: str, revision: str | None, reason: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         directory = Path(snapshot_download(hub_id, revision=revision, local_files_only=True))
     except (LocalEntryNotFoundError, FileNotFoundError) as error:
         raise _unreachable(hub_id, reason) from error
+    except HFValidationError as error:
+        raise _unreachable(hub_id, said(error)) from error
     if not (directory / "config.json").is_file() or not any(
         [*directory.glob("*.safetensors"), *directory.glob("*.bin")]
     ):
@@ -43,7 +46,7 @@ def _cached(hub_id: str, revision: str | None, reason: str) -> Path:
 
 def _fetched(hub_id: str, revision: str | None) -> Path:
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import httpx  # whichever one its errors come from
 
     try:
@@ -52,12 +55,20 @@ def _fetched(hub_id: str, revision: str | None) -> Path:
         weights = ["*.safetensors*"] if safe else ["pytorch_model*.bin*"]
         patterns = [*FILES, *weights]
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
-    except (HfHubHTTPError, HFValidationError, httpx.HTTPError, OSError, ValueError, LookupError, TypeError) as error:
-        lines = str(error).strip().splitlines()
+    except (HfHubHTTPError, httpx.HTTPError, OSError, *STRANGE) as error:
         try:
-            return _cached(hub_id, revision, lines[0] if lines else type(error).__name__)
+            return _cached(hub_id, revision, said(error))
         except ModelError as missing:
             raise missing from error
+
+
+def said(error: Exception) -> str:
+    """Why the hub gave nothing; of an answer that cannot be read, that it is one."""
+    from huggingface_hub.errors import HFValidationError
+
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    strange = isinstance(error, STRANGE) and not isinstance(error, HFValidationError)  # a name that cannot be
+    return f"its answer is not the hub's: {lines[0]}" if strange else lines[0]
 
 
 def _unreachable(hub_id: str, reason: str) -> ModelError:

@@ -277,6 +277,11 @@ def test_a_page_in_place_of_the_hub_is_said(tmp_path, monkeypatch, answer):
     monkeypatch.setattr("huggingface_hub.hf_api.HfApi.model_info", asked)
     with pytest.raises(DataError, match="its answer is not the hub's") as data:
         load(task("glue/rte"), None)
-    with pytest.raises(ModelError, match="the hub cannot give some/backbone") as model:
+    with pytest.raises(ModelError, match=r"the hub cannot give some/backbone \(its answer is not the hub's") as model:
         snapshot._fetched("some/backbone", None)
     assert all(len(str(error.value).splitlines()) == 2 for error in (data, model))
+
+
+def test_a_name_that_cannot_be_is_no_strange_answer():
+    with pytest.raises(ModelError, match=r"cannot give a/b/c \(Repo id"):
+        snapshot._fetched("a/b/c", None)

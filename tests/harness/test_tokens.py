@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -88,6 +89,32 @@ def test_no_text_is_stored(tokenizer, folder):
     Tokens(tokenizer).encode(SPLIT, kind="generation", **LENGTHS)
     content = next(folder.rglob("*.npz")).read_bytes()
     assert b"sat" not in content and b"dog" not in content
+
+
+def _encoded_by_a_process(tokenizer, start, found):
+    start.wait()
+    made = [Tokens(tokenizer).encode(split, kind="generation", **LENGTHS) for split in _splits()]
+    found.put([plain(one) for one in made])
+
+
+def _splits():
+    return [replace(SPLIT, text=[f"a cat sat {at}", "b " * at, "the dog"]) for at in range(1, 9)]
+
+
+def test_many_processes_may_begin_at_once(tokenizer, folder, monkeypatch):
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    context = multiprocessing.get_context("fork")
+    start, found = context.Barrier(6), context.Queue()
+    crowd = [context.Process(target=_encoded_by_a_process, args=(tokenizer, start, found)) for _ in range(6)]
+    for one in crowd:
+        one.start()
+    results = [found.get(timeout=60) for _ in crowd]
+    for one in crowd:
+        one.join()
+    direct = [plain(encode(split, tokenizer, kind="generation", **LENGTHS)) for split in _splits()]
+    assert all(result == direct for result in results)
+    assert len(list(folder.rglob("*.npz"))) == len(direct), "one file for each, and nothing half written beside them"
+    assert sum(path.is_file() for path in folder.rglob("*")) == len(direct)
 
 
 CHILD = """
