@@ -4,7 +4,8 @@ Reading order, and the direction of imports (an arrow never points back; tests/t
 
     __main__    compose the configuration, run or sweep, print one honest line
     run, remarks                 the whole experiment on one screen; what a reader of its number must know
-    sweep       many runs at once: Hydra's multirun;  wanted, state, make  (which runs; what became of them; one of them)
+    sweep       many runs at once: Hydra's multirun;  wanted, composer, state, make  (which runs, composed together;
+                what became of them; one of them)
                 on which machine: workers, slurm, jobs  (processes here; job arrays; Slurm's queue)
                 launch, forecast, status  (what a table lacks, launched; its cost; how it stands)
                 search, study  (values searched with equal trials, as runs; what is searched and proposed)
@@ -42,6 +43,7 @@ Reading order, and the direction of imports (an arrow never points back; tests/t
     report      the same as a page:  sheet, runsheet, page  (content, one cell's runs, HTML)
                 drawing, figures, traces, ranking  (SVG and PNG; of tables; of runs while they train; ranks over tasks)
     stats, itemwise              intervals and tests over seeds; over examples
+    selection   what choosing a checkpoint on the reported rows adds, from what each evaluation got right
 
 `methods` knows torch, transformers and peft, never this package; this package imports of it `methods.hooks` (and
 `methods.attention`) alone. Nothing here imports torch, peft, evaluate or wandb before a run has to be made.

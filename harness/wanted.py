@@ -22,6 +22,7 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from harness import atomic, compose, device, directory, identity, paths, task
+from harness.composer import SweepConfigs
 from harness.config import RunConfig
 from harness.errors import ConfigError, HarnessError
 
@@ -52,7 +53,7 @@ class Composer:
     """
 
     def __init__(self, loader: ConfigLoader, base: DictConfig, where: str | None = None) -> None:
-        self.loader, self.base, self.where = loader, base, where
+        self.configs, self.base, self.where = SweepConfigs(loader, base), base, where
         self.memory = Memory()
         self._places: dict[str, Path] = {}
 
@@ -88,13 +89,15 @@ class Composer:
         workers = min(len(os.sched_getaffinity(0)), 8) if len(cells) >= MANY else 1
         if workers == 1:
             return [self.compose(cell) for cell in cells]
+        global _composer
+        _composer = self  # the forks have it as it is
         with multiprocessing.get_context("fork").Pool(workers) as pool:
-            return pool.map(self.compose, cells, chunksize=4)
+            return pool.map(_compose, cells, chunksize=max(4, len(cells) // (4 * workers)))
 
     def compose(self, words: Sequence[str]) -> dict[str, Any]:
         """One job's configuration, resolved and checked, as plain data. Raises ConfigError."""
         try:
-            config = self.loader.load_sweep_config(self.base, list(words))
+            config = self.configs.of(words)
         except compose.COMPOSITION_ERRORS as error:  # they do not travel between processes
             raise ConfigError(compose.explain(error)) from None
         chosen, here = self._launcher(config), self.base.hydra.runtime.choices["hydra/launcher"]
@@ -141,6 +144,14 @@ class Composer:
         if key not in self._places:
             self._places[key] = directory.locate(config.model)
         return self._places[key]
+
+
+_composer: Composer | None = None
+
+
+def _compose(words: Sequence[str]) -> dict[str, Any]:
+    """In a process of its own."""
+    return _composer.compose(words) if _composer is not None else {}
 
 
 class Memory:

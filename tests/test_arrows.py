@@ -80,8 +80,9 @@ ARROWS = {
     "run": {
         "budget", "checkpoint", "claim", "config", "cost", "device", "directory", "distributed", "errors", "evaluate",
         "frozen", "identity", "latency", "mirror", "model", "preflight", "probe", "progress", "provenance", "publish",
-        "quantization", "record", "remarks", "task", "tokens", "train",
+        "quantization", "record", "remarks", "selection", "task", "tokens", "train",
     },
+    "selection": {"evaluate", "itemwise", "record"},
     "submission": {"errors", "metrics", "schema", "splits"},
     "predict": {
         "answers", "atomic", "compose", "config", "device", "directory", "errors", "evaluate", "mixture", "model",
@@ -91,7 +92,8 @@ ARROWS = {
     "jobs": {"atomic", "errors"},
     "mirror": {"config", "identity", "interrupt"},
     "state": {"atomic", "claim", "errors", "index", "jobs", "progress", "provenance", "record"},
-    "wanted": {"atomic", "compose", "config", "device", "directory", "errors", "identity", "paths", "task"},
+    "composer": {"allowed", "compose"},
+    "wanted": {"atomic", "compose", "composer", "config", "device", "directory", "errors", "identity", "paths", "task"},
     "workers": {"claim", "device", "errors", "make", "record", "run", "scrub", "wanted"},
     "slurm": {"claim", "config", "errors", "interrupt", "jobs", "make", "record", "run", "wanted", "workers"},
     "forecast": {"record"},
@@ -136,7 +138,9 @@ ARROWS = {
         "bundle", "cells", "compare", "costs", "fill", "grid", "layout", "record", "stats", "twin",
     },
     "page": {"paths", "sheet", "verdict"},
-    "runsheet": {"costs", "drawing", "page", "record", "sheet", "traces"},
+    "runsheet": {
+        "costs", "drawing", "examples", "itemwise", "page", "record", "selection", "sheet", "stats", "traces",
+    },
     "report": {
         "bundle", "cells", "compare", "drawing", "errors", "examples", "figures", "grid", "output", "page", "provenance",
         "published", "ranking", "record", "runsheet", "select", "sheet", "traces", "verdict",

@@ -60,7 +60,7 @@ def job_of(folder):
 
 
 def ask(env, *words):
-    return subprocess.run(words, env=env, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +114,20 @@ def test_an_accident_in_mid_run_costs_no_bit(slurm, tmp_path, undisturbed, accid
     [record] = [json.loads(path.read_text()) for path in tmp_path.glob("*/record.json")]
     assert record["provenance"]["resumed_at"] > 0
     assert record["provenance"]["attempts"][0]["state"] in ("PREEMPTED", "TIMEOUT", "RUNNING")
+
+
+def test_one_killed_job_hides_no_other(slurm, tmp_path):
+    sweep = start(slurm, tmp_path, "method=bitfit", "seed=0,1,2", "train.max_steps=40")
+    [folder, *_] = until(lambda: [path.parent for path in tmp_path.glob("*/record.json")])
+    os.kill(job_of(folder)["pid"], signal.SIGKILL)
+    out = finish(sweep, code=1)
+    assert f"2 of 3 runs are done; not: {folder.name}" in out and "Traceback" not in out
+    states = {path.parent.name: json.loads(path.read_text())["state"] for path in tmp_path.glob("*/record.json")}
+    assert sorted(states[run] for run in states if run != folder.name) == ["DONE", "DONE"]
+    said = ask(slurm, sys.executable, "-m", "harness.status", f"results.root={tmp_path}")
+    assert f"lost        {folder.name}; its process is gone" in said
+    finish(start(slurm, tmp_path, "method=bitfit", "seed=0,1,2", "train.max_steps=40"))
+    assert len(sciences(tmp_path)) == 3
 
 
 def test_submit_and_leave_then_status_and_cancel(slurm, tmp_path):
