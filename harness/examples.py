@@ -34,6 +34,10 @@ class Examples:
         left, right = (self._matrix(cell, seeds) for cell in (a, b))
         return None if left is None or right is None or left.shape != right.shape else (left, right)
 
+    def right(self, cell: Cell) -> np.ndarray | None:
+        """[seeds, items] of 100 for right and 0 for wrong of one cell; None where that is not its score, or not known."""
+        return self._matrix(cell, sorted(cell.runs)) if cell.metric in MEANS and cell.runs else None
+
     def _matrix(self, cell: Cell, seeds: Sequence[int]) -> np.ndarray | None:
         found = [self._read(cell.runs[seed], cell.split) for seed in seeds]
         whole = [one for one in found if one is not None]

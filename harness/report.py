@@ -197,6 +197,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         name = asked(options.table, options)
         held = where(list(record.read_all(options.root)), options.where)
+        if name is None and not held and options.where:
+            raise ConfigError(f"{options.root} holds no run with --where {' --where '.join(options.where)}")
         if name is None and not held:
             raise ConfigError(f"{options.root} holds no runs yet; make one (python -m harness), or say table=NAME")
         stale = (lambda _: []) if options.as_made else provenance.stale

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness import device, directory, identity, model, provenance, publish, record, remarks, task
+from harness import device, directory, identity, model, provenance, publish, record, remarks, selection, task
 from harness.claim import Claim
 from harness.config import RunConfig
 from harness.distributed import Group
@@ -141,8 +141,8 @@ def experiment(plan: Plan, begun: Record, group: Group, mirror: Mirror | None = 
         checkpoints = Checkpoints(plan.folder / "checkpoints", identity.digest([plan.identity, begun.code]),
                                   config.results.checkpoint_seconds, beside={"cost": meter})  # fmt: skip
         outcome = train(tuned, splits["train"], settings, seed=seed, device=plan.device, buckets=config.data.buckets,
-                        validate=lambda: scores_on(rows.selects, brief, watched_rows).scores, main=rows.score, progress=bar,
-                        checkpoints=checkpoints, group=group)  # fmt: skip
+                        validate=lambda: selection.observed(scores_on(rows.selects, brief, watched_rows)),
+                        main=rows.score, progress=bar, checkpoints=checkpoints, group=group)  # fmt: skip
     unmoved = frozen.check(tuned, backbone_bits, config.method)
     if not group.leads:
         return begun

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness import costs, page, traces
+from harness import costs, itemwise, page, selection, stats, traces
 from harness.drawing import Drawn
+from harness.examples import Examples
 from harness.record import Record
 from harness.sheet import Shown
 
@@ -20,6 +21,10 @@ def parts(cell: Shown, root: Path) -> Iterator[str]:
         return
     heads = ["seed", "score", "commit", "device", "train s", "made"]
     yield page.table("Runs", heads, [_run(cell, run) for run in cell.records])
+    if spread := _spread(cell, Examples(root)):
+        yield page.table("Over the seeds, in points", ["", ""], spread)
+    if chosen := _selection(cell):
+        yield page.table("Which evaluation is reported (split that selects, mean over the seeds)", ["", ""], chosen)
     yield from (drawn.element() for drawn in drawings(cell))
     yield from _confusion(cell, root)
     yield page.table("Cost", ["", ""], [[name, text] for name, text in costs.line(cell.records).items()])
@@ -51,6 +56,39 @@ def curve(cell: Shown) -> list[traces.Series]:
     """A cell's learning curves, of runs that were evaluated more than once."""
     found = [traces.series(run, cell.metric) for run in cell.records]
     return [one for one in found if len(one) > 1]
+
+
+def _spread(cell: Shown, examples: Examples) -> list[list[str]]:
+    """How far the seeds lie apart, and how much of the doubt about the mean is of the examples."""
+    values = list(cell.scores.values())
+    if len(values) < 2:
+        return []
+    found = [["standard deviation", f"{stats.std(values):.2f}"],
+             ["interquartile mean", f"{stats.interquartile_mean(values):.2f}"]]  # fmt: skip
+    right = examples.right(cell.cell) if cell.cell is not None else None
+    if right is not None and min(right.shape) > 1:
+        parts, (seeds, items) = itemwise.variance_split(right), right.shape
+        found += [[f"standard error of the mean: {seeds} seeds alone", f"{(parts.seed / seeds) ** 0.5:.2f}"],
+                  [f"{items:,} examples alone", f"{(parts.item / items) ** 0.5:.2f}"],
+                  ["both, and their interaction", f"{parts.of_mean(seeds, items) ** 0.5:.2f}"]]  # fmt: skip
+    return found
+
+
+def _selection(cell: Shown) -> list[list[str]]:
+    """The score of the last evaluation, of the best one, and of the best one on rows that did not choose it."""
+    gaps = [found for run in cell.records if (found := selection.gap(run)) is not None]
+    if gaps:
+        last, best, other = (stats.mean(values) for values in zip(*gaps, strict=True))
+        return [["last", f"{last:.2f}"], ["best", f"{best:.2f}"],
+                ["best, scored on rows that did not choose it", f"{other:.2f}"],
+                ["what the choice adds by chance", f"{best - other:+.2f}"]]  # fmt: skip
+    known = [run.science.get("best") or {} for run in cell.records]
+    ends = [(one.get(f"last_{cell.metric}"), one.get(cell.metric)) for one in known]
+    whole = [(last, best) for last, best in ends if isinstance(last, float) and isinstance(best, float)]
+    if not whole or len(whole) < len(ends):
+        return []
+    last, best = (stats.mean(values) for values in zip(*whole, strict=True))
+    return [["last", f"{last:.2f}"], ["best", f"{best:.2f}"]]
 
 
 def _run(cell: Shown, run: Record) -> list[str]:

@@ -22,7 +22,7 @@ from harness import costs, index, layout, output, provenance, published, skim, t
 from harness.bundle import Held
 from harness.cells import PARAMS, Stale, gather
 from harness.compare import compare
-from harness.errors import HarnessError
+from harness.errors import ConfigError, HarnessError
 from harness.examples import Examples
 from harness.grid import grid
 from harness.select import FILTERS, asked, select, where
@@ -96,6 +96,8 @@ def _run(options: argparse.Namespace) -> None:
         output.show(published_table(options, name, held, examples), options.output)
         return
     if not held:
+        if options.where and index.bundles(options.root):
+            raise ConfigError(f"{options.root} holds no run with --where {' --where '.join(options.where)}")
         print(EMPTY.format(root=options.root))
         return
     found, remarks = gather(held, stale=stale_by(options), include_stale=options.stale)

@@ -47,7 +47,8 @@ def _curve(axis: Any, index: int, label: str, runs: list[Series], *, alone: bool
             axis.plot(*zip(*run, strict=True), color=colour, linewidth=0.7, alpha=0.45)
     if len(runs) > 1:
         bands = [stats.confidence_interval(at) for at in values]
-        axis.fill_between(steps, [b.low for b in bands], [b.high for b in bands], color=colour, alpha=0.16, linewidth=0)
+        low, high = [max(band.low, -100) for band in bands], [min(band.high, 100) for band in bands]  # scores in percent
+        axis.fill_between(steps, low, high, color=colour, alpha=0.16, linewidth=0)
     means = [sum(at) / len(at) for at in values]
     axis.plot(steps, means, dashes(index), marker=mark, markersize=4, color=colour, linewidth=1.5,
               label=f"{label} ({len(runs)})")  # fmt: skip
@@ -111,7 +112,7 @@ def over_time(held: dict[float, Ranks], title: str, name: str) -> Drawn:
 
 def of_one(runs: dict[str, dict[float, Ranks]], matrix: str, layer: str, name: str) -> Drawn:
     """The rank of one matrix by update, a line a run."""
-    with drawing(4.8, 2.6) as figure:
+    with drawing(6, 2.6) as figure:
         axis = figure.subplots()
         for index, (label, held) in enumerate(runs.items()):
             points = [
@@ -122,7 +123,7 @@ def of_one(runs: dict[str, dict[float, Ranks]], matrix: str, layer: str, name: s
                           color=look(index)[0], linewidth=1.4, label=label)  # fmt: skip
         axis.set(xlabel="updates", ylabel="rank", title=f"{matrix}, layer {layer}")
         axis.set_ylim(bottom=0)
-        axis.legend(fontsize=8)
+        axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8.5)
         return Drawn(figure, name, f"Rank over time of {matrix} in layer {layer}")
 
 
