@@ -47,7 +47,8 @@ def _curve(axis: Any, index: int, label: str, runs: list[Series], *, alone: bool
             axis.plot(*zip(*run, strict=True), color=colour, linewidth=0.7, alpha=0.45)
     if len(runs) > 1:
         bands = [stats.confidence_interval(at) for at in values]
-        low, high = [max(band.low, -100) for band in bands], [min(band.high, 100) for band in bands]  # scores in percent
+        low = [max(band.low, -100) for band in bands]  # scores are in percent
+        high = [min(band.high, 100) for band in bands]
         axis.fill_between(steps, low, high, color=colour, alpha=0.16, linewidth=0)
     means = [sum(at) / len(at) for at in values]
     axis.plot(steps, means, dashes(index), marker=mark, markersize=4, color=colour, linewidth=1.5,
