@@ -37,16 +37,11 @@ TaskLoss = Callable[[Tensor, Tensor], Tensor]  # (logits, labels) -> scalar
 
 @dataclass(frozen=True)
 class Phase:
-    """One stage of training with its own set of trained parameters.
-
-    Args:
-        fraction: its share of all optimiser steps; the fractions of a method's phases sum to 1.
-        learning_rate: its own base rate, or None for the run's.
-    """
+    """One stage of training with its own set of trained parameters."""
 
     name: str
-    fraction: float
-    learning_rate: float | None = None
+    fraction: float  # of all optimiser steps; the fractions of a method's phases sum to 1
+    learning_rate: float | None = None  # its own base rate; None: the run's
 
 
 class Hooks:
@@ -204,10 +199,8 @@ class HooksCallback(TrainerCallback):
 def _refused(hooks: Hooks, args: TrainingArguments, optimizer: Optimizer) -> str | None:
     """Why transformers.Trainer would train this method wrongly, or None."""
     if len(hooks.phases()) > 1 or type(hooks).loss is not Hooks.loss:
-        return (
-            "trains in phases or computes its own loss, which transformers.Trainer has no hook for; use "
-            "`python -m harness`, or a loop that follows methods/hooks.py"
-        )
+        reason = "trains in phases or computes its own loss, which transformers.Trainer has no hook for"
+        return f"{reason}; use `python -m harness`, or a loop that follows methods/hooks.py"
     if type(hooks).penalty is not Hooks.penalty and (
         args.label_smoothing_factor or args.gradient_accumulation_steps > 1
     ):
@@ -228,8 +221,7 @@ def _refused(hooks: Hooks, args: TrainingArguments, optimizer: Optimizer) -> str
 def _schedule(groups: list[dict[str, Any]], scheduler: Any, total_steps: int) -> None:
     """Give new parameter groups their place in Trainer's schedule: it counts its groups once, when it is made.
 
-    A group with a `start_step` follows the same curve on a clock of its own, which starts there and ends with the
-    training; one with `schedule="constant"` stays at its rate; any other follows the run's clock.
+    A `start_step` begins a clock of the group's own that ends with the training; `schedule="constant"` keeps the rate.
     """
     for group in groups:
         if not isinstance(scheduler, LambdaLR):

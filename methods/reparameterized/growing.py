@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,9 +183,37 @@ class Plan:
         """The step of the first growth."""
         return (self.warmup // self.interval + 1) * self.interval
 
-    def last(self, growths: int) -> int:
-        """The step of the last of so many growths of a layer."""
-        return self.first + (math.ceil(growths / self.modules) - 1) * self.interval
+    def check(self, growths: int, target: int, total_steps: int, given: bool) -> None:
+        """Warn where so many growths of a layer end too late.
+
+        Raises ValueError where an interval that was given leaves no time for the first.
+        """
+        last = self.first + (math.ceil(growths / self.modules) - 1) * self.interval
+        if growths > 0 and last >= total_steps:
+            message = (
+                f"IncreLoRA grows in steps {self.first} to {last} to reach {target} triplets, and there are "
+                f"{total_steps} steps; train longer, or give a smaller interval_steps or a greater modules_per_growth"
+            )
+            if given and self.first >= total_steps:
+                raise ValueError(message)
+            warnings.warn(message, stacklevel=3)
+
+
+def farthest(missing: int, add: int, modules: Iterable[int], exact: bool) -> tuple[int, int]:
+    """What growing can come to: triplets beyond the `missing` ones, and growths of one layer that grows every time.
+
+    Args:
+        add: triplets of one growth of a layer.
+        modules: the numbers of layers that may grow at a time; of these the farthest counts.
+        exact: whether nothing grows that does not fit.
+    """
+    over, rounds = 0, 0
+    for layers in modules:
+        left, count = missing, 0
+        while (growing := min(layers, left // add if exact else left)) > 0:
+            left, count = left - growing * add, count + 1
+        over, rounds = max(over, -left), max(rounds, count)
+    return over, rounds
 
 
 def plan_of(config: Any, growths: int, layers: int, total_steps: int) -> Plan:

@@ -12,9 +12,9 @@ the reserves' singular values become 0 (`on_train_end` then drops them).
 Equal to the authors' code (FeiyuZhang98/IncreLoRA, commit 51a2d73) in every step. Where that code and the paper
 differ, the code is followed:
 
-- the score is a sum over sqrt(in * out); the paper's is a mean. It sees the gradient of the task loss alone (the
-  penalty does not depend on D), before clipping, of the last micro-batch; of a layer that one forward pass calls
-  twice (DeBERTa's query and key) the last call on the way back counts, which is the one on the contents;
+- the score is a sum over sqrt(in * out); the paper's is a mean. It sees the task's gradient alone, before clipping, of
+  the last micro-batch; of a layer that one forward pass calls twice (DeBERTa's query and key) the last call on the way
+  back counts, which is the one on the contents;
 - the penalty is the mean of unsquared norms, over A and B of a layer with reserves ("mean_unsquared"); the paper's is
   a sum of squares ("sum_squared");
 - the scale is alpha / (rank + 1e-5) with the present rank, so a growth shrinks what was there by
@@ -29,7 +29,6 @@ What grows gets an optimiser group and a warm-up of its own (`start_step`, the l
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,7 +38,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from methods.parts import Activation
-from methods.reparameterized.growing import GrowingTriplets, Plan, gather, plan_of, rates_of, to_grow
+from methods.reparameterized.growing import GrowingTriplets, Plan, farthest, gather, plan_of, rates_of, to_grow
 from methods.reparameterized.svd_form import SvdConfig, SvdTuner, check_rank, linear_layers, smooth_
 from methods.tuner import register
 
@@ -52,24 +51,16 @@ class IncreLoRAConfig(SvdConfig):
     """Ranks, the schedule of growth, and what only the code has."""
 
     add_rank: int | None = field(default=None, metadata={"help": "Triplets of one growth; null: half of target_rank."})
-    init_warmup_steps: int | None = field(
-        default=None, metadata={"help": "Nothing grows up to this step; null: interval_steps, as in the scripts."}
-    )
+    init_warmup_steps: int | None = field(default=None, metadata={"help": "No growth till then; null: interval_steps."})
     interval_steps: int | None = field(default=None, metadata={"help": "nu: a growth every so many steps."})
-    modules_per_growth: int | None = field(
-        default=None, metadata={"help": "h: layers that grow at a time; null: as few as reach the target in time."}
-    )
+    modules_per_growth: int | None = field(default=None, metadata={"help": "h: layers a growth; null: few, in time."})
     interval_fraction: float = field(default=0.025, metadata={"help": "nu / T where interval_steps is null."})
     growth_fraction: float = field(default=0.4, metadata={"help": "In time: in this share of T, where h is null."})
     advance_learning: bool = field(default=True, metadata={"help": "Reserves train before they are set free."})
     own_rates: bool = field(default=True, metadata={"help": "What grows warms up anew; false: constant full rate."})
     exact_budget: bool = field(default=False, metadata={"help": "Never more triplets than the target."})
-    rank_pattern: dict[str, int] | None = field(
-        default=None, metadata={"help": "Layer path -> rank, of an adapter that has grown; filled in."}
-    )
-    reserve: float | None = field(
-        default=None, metadata={"help": "Singular values of the reserves, null where there are none; filled in."}
-    )
+    rank_pattern: dict[str, int] | None = field(default=None, metadata={"help": "Layer -> rank, as grown; filled in."})
+    reserve: float | None = field(default=None, metadata={"help": "Singular values of the reserves; filled in."})
 
     def __post_init__(self) -> None:
         """Raises ValueError for a setting outside its range."""
@@ -99,8 +90,18 @@ class IncreLoRATuner(SvdTuner):
     seed = 0  # of the next reserve
 
     def room(self) -> tuple[int, int]:
-        """What a layer starts with, or everything."""
-        return self.settings.init_rank, self.total_target()
+        """What a layer starts with, and that with a growth every time."""
+        start = self.settings.init_rank
+        return start, start + self._farthest()[1] * self.settings.growth
+
+    def overshoot(self) -> int:
+        """What the last growth may add beyond the target, ties aside."""
+        return self._farthest()[0]
+
+    def _farthest(self) -> tuple[int, int]:
+        config, layers = self.settings, len(self.parts())
+        modules = [min(h, layers)] if (h := config.modules_per_growth) else range(1, layers + 1)
+        return farthest(self.total_target() - config.init_rank * layers, config.growth, modules, config.exact_budget)
 
     def build(self, model: nn.Module, config: IncreLoRAConfig) -> Mapping[str, Activation]:
         """One form a targeted layer, of the rank that the configuration remembers."""
@@ -109,6 +110,11 @@ class IncreLoRATuner(SvdTuner):
         if foreign := sorted(ranks.keys() - layers.keys()):
             raise ValueError(
                 f"rank_pattern has layers that target_modules={config.target_modules} lacks: {foreign[:3]}"
+            )
+        if 0 < (config.total_target_rank or 0) < (start := config.init_rank * len(layers)):
+            raise ValueError(
+                f"total_target_rank={config.total_target_rank} is below the {start} triplets that {len(layers)} layers "
+                "have at the start: ranks only grow"
             )
         self.seed = int(torch.randint(2**31, (), device="cpu"))  # reserves have a stream of their own
         return {
@@ -140,15 +146,7 @@ class IncreLoRATuner(SvdTuner):
         zeros = self.forms()[0].E[0].new_zeros(len(self.parts()))
         self.mean, self.uncertainty, self.growths = zeros, zeros.clone(), ()
         self._watch()
-        first, last = self.plan.first, self.plan.last(growths)
-        if growths > 0 and last >= total_steps:
-            message = (
-                f"IncreLoRA grows in steps {first} to {last} to reach {self.total_target()} triplets, and there are "
-                f"{total_steps} steps; train longer, or give a smaller interval_steps or a greater modules_per_growth"
-            )
-            if first >= total_steps and self.settings.interval_steps is not None:
-                raise ValueError(message)
-            warnings.warn(message, stacklevel=2)
+        self.plan.check(growths, self.total_target(), total_steps, self.settings.interval_steps is not None)
 
     def will_move(self, total_steps: int) -> bool | None:
         """Whether a growth is due."""
@@ -231,8 +229,7 @@ class IncreLoRATuner(SvdTuner):
 
     def training_state(self) -> dict[str, Any]:
         """The blocks that there are, what the layers' scores were, and the place in the stream of reserves."""
-        scores = [form.score for form in self.forms()]
-        moments = {"mean": self.mean, "uncertainty": self.uncertainty, "scores": scores}
+        moments = {"mean": self.mean, "uncertainty": self.uncertainty, "scores": [form.score for form in self.forms()]}
         return {**moments, "seed": self.seed, **self.trace()}
 
     def load_training_state(self, state: dict[str, Any]) -> None:
@@ -246,10 +243,7 @@ class IncreLoRATuner(SvdTuner):
         self._remember()
 
     def trace(self) -> dict[str, Any]:
-        """The ranks of the layers, the singular values of their reserves, and every growth so far.
-
-        A growth: its step, the threshold, and for each layer that grew the relative change of D that this was.
-        """
+        """Ranks, the reserves' singular values, and every growth: step, threshold, each grown layer's change of D."""
         return {"ranks": self.ranks(), "reserve": self.forms()[0].reserve, "growths": list(self.growths)}
 
 

@@ -104,11 +104,15 @@ class SvdTuner(Tuner):
         """The fewest and the most triplets that one layer can end up with."""
         return 0, self.total_target()
 
+    def overshoot(self) -> int:
+        """How many more triplets than `total_target` there may be at the end."""
+        return 0
+
     def planned_params(self) -> tuple[int, int]:
         """After training: with triplets spread evenly, and with all that can be in the layers with the longest ones."""
         layers = [self.model.get_submodule(path) for path in self.parts()]
         lengths = [layer.in_features + layer.out_features + 1 for layer in layers]
-        return spread(self.total_target(), lengths, *self.room())
+        return spread(self.total_target(), lengths, *self.room(), self.overshoot())
 
     def penalty(self) -> Tensor | None:
         """`orthogonality_weight` times the regulariser; None where that is 0 or the adapter is not in use."""
@@ -125,15 +129,16 @@ class SvdTuner(Tuner):
         return seen
 
 
-def spread(total: int, lengths: Sequence[int], least: int, most: int) -> tuple[int, int]:
+def spread(total: int, lengths: Sequence[int], least: int, most: int, over: int = 0) -> tuple[int, int]:
     """Parameters of `total` triplets: spread evenly, and with all that can be in the layers with the longest ones.
 
     Args:
         lengths: of a triplet of every layer, in + out + 1.
         least: triplets that a layer has in any case.
         most: triplets that a layer can have.
+        over: triplets beyond `total` that there may be.
     """
-    left, longest = total - least * len(lengths), least * sum(lengths)
+    left, longest = total + over - least * len(lengths), least * sum(lengths)
     for length in sorted(lengths, reverse=True):
         taken = min(left, most - least)
         left, longest = left - taken, longest + taken * length

@@ -19,6 +19,7 @@ from toys import Chain, OldAdamW, data, linear_rate, train
 from harness.optimizer import FormerAdamW
 from methods import hooks
 from methods.reparameterized import increlora
+from methods.reparameterized.growing import farthest
 from methods.reparameterized.increlora import IncreLoRAConfig
 
 close = {"rtol": 1e-9, "atol": 1e-11}
@@ -585,3 +586,18 @@ def test_published_count():
         form.rank = 2
     assert tuner.active_params() == 331_920
     assert list(itertools.chain(*tuner.trace()["growths"])) == []
+
+
+def test_the_worst_that_growing_can_come_to():
+    """The scripts' overshoots (sheet, section 4), and parameters with the same layers always growing."""
+    for add, layers, total in ((4, 10, 592), (4, 22, 600), (4, 9, 576), (1, 18, 576)):
+        over, rounds = farthest(576 - 72, add, [layers], exact=False)
+        assert (576 + over, rounds) == (total, math.ceil((576 - 72) / (add * layers)))
+    assert farthest(7, 2, [3], exact=True) == (0, 1)
+    assert farthest(0, 2, [1, 2], exact=False) == (0, 0)
+    _, tuner, _ = attach(SHAPES, target_rank=3, add_rank=2, modules_per_growth=3)
+    lengths = [12, 12, 12, 11]  # in + out + 1; 8 triplets are missing: 3 layers grow by 2, then 2 do
+    assert (tuner.overshoot(), tuner.room()) == (2, (1, 5))
+    assert tuner.planned_params() == (3 * sum(lengths), sum(lengths) + 10 * 12)
+    with pytest.raises(ValueError, match="total_target_rank=3 is below the 4 triplets that 4 layers have at the start"):
+        attach(SHAPES, total_target_rank=3)
