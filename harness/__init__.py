@@ -9,6 +9,7 @@ Reading order, and the direction of imports (an arrow never points back; tests/t
                 on which machine: workers, slurm, jobs  (processes here; job arrays; Slurm's queue)
                 launch, forecast, status  (what a table lacks, launched; its cost; how it stands)
                 search, study  (values searched with equal trials, as runs; what is searched and proposed)
+    pack, joint     runs over one backbone: which, and what cannot be; their forward and backward passes as one
     mirror      W&B and other trackers, from a process that follows the run
     compose, config, schema      Hydra's errors in one message; the schema
     allowed     what a configuration may make Hydra do, checked before it does

@@ -13,7 +13,7 @@ from typing import NoReturn
 import hydra
 from omegaconf import DictConfig
 
-from harness import compose, distributed, make, sweep
+from harness import compose, distributed, make, pack, sweep
 from harness.errors import HarnessError
 from harness.paths import CONF
 
@@ -22,7 +22,9 @@ def one(config: DictConfig) -> None:
     """The single run that Hydra composed."""
     try:
         sweep.refuse_launcher(config)
-        make.make(compose.checked(config))
+        checked = compose.checked(config)
+        pack.alone(checked)
+        make.make(checked)
     except HarnessError as error:
         bad_input(str(error))
 

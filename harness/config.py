@@ -229,6 +229,7 @@ class RunConfig:
     device: str
     threads: int | None
     rerun: str
+    pack: int
     progress: bool
     model: ModelConfig
     quantization: QuantizationConfig
@@ -246,6 +247,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         at_least("seed", self.seed, 0)
         at_least("threads", self.threads, 1)
+        at_least("pack", self.pack, 1)
         one_of("device", self.device, ("auto", "cpu", "cuda"))
         one_of("rerun", self.rerun, ("never", "stale", "always"))
         if self.task.kind == "generation" and self.model.family not in ENCODER_DECODERS:

@@ -54,6 +54,7 @@ class Group:
     def __init__(self, rank: int = 0, size: int = 1, interrupt: Interrupt | None = None) -> None:
         self.rank, self.size, self.interrupt = rank, size, interrupt or Interrupt()
         self.leads = rank == 0
+        self.beside: list[str] = []  # ids of the runs that train in the same pack (harness/joint.py)
         self.ended = False  # no exchange is possible any more
         self._noted = 0
 
@@ -92,6 +93,9 @@ class Group:
         content = torch.empty(int(length), dtype=torch.uint8) if content is None else content
         distributed.broadcast(content, 0)
         return json.loads(bytes(content.tolist()))
+
+    def enter(self, model: nn.Module) -> None:
+        """Training of this model begins."""
 
     def share(self, tensors: dict[str, Tensor]) -> None:
         """Give every process the first one's values: processors of different kinds need not draw the same bits."""

@@ -45,6 +45,8 @@ def identity(config: RunConfig, *, data: str, weights: str, device: str, precisi
                 section.pop(name, None)
     if kept["generation"]["validation_rows"] is None:  # as if there were no such word
         del kept["generation"]["validation_rows"]
+    if kept.pop("pack") > 1:  # as many as came together: the number changes no law
+        kept["packed"] = True
     kept["train"]["precision"] = precision
     return kept | {"content": {"data": data, "weights": weights, "device": device}}
 
@@ -66,7 +68,10 @@ def digest(value: Any) -> str:
 
 
 def run_id(identity: dict[str, Any]) -> str:
-    """`task.model.method.budget.s<seed>.<hash>`: readable, safe as a folder's name on every file system."""
+    """`task.model.method.budget.s<seed>.<hash>`: readable, safe as a folder's name on every file system.
+
+    A packed run (harness/pack.py) has `packed` before its seed.
+    """
     names = [
         identity["task"]["name"],
         identity["model"]["name"],
@@ -74,7 +79,8 @@ def run_id(identity: dict[str, Any]) -> str:
         identity["budget"]["name"],
     ]
     words = [re.sub(r"[^A-Za-z0-9_-]+", "-", str(name)).strip("-")[:40] or "x" for name in names]
-    return ".".join([*words, f"s{identity['seed']}", digest(identity)[:12]])
+    packed = ["packed"] if "packed" in identity else []
+    return ".".join([*words, *packed, f"s{identity['seed']}", digest(identity)[:12]])
 
 
 class Known(dict[str, Any]):

@@ -27,6 +27,7 @@ DECLARATIONS = {
     "padding": "padding changes logits",
     "penalised_loss": "the loss that the model itself computes has the penalty in it, also in evaluation",
     "moves_backbone": "training changes the backbone's own weights",
+    "packs": "runs of it can be trained together (harness/pack.py)",
 }
 
 

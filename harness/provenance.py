@@ -28,6 +28,7 @@ NUMBER_MAKERS = (
     "harness.metrics",
     "harness.model",
     "harness.train",
+    "harness.joint",
     "harness.evaluate",
 )
 # Reached from those, and no number changes with them: the maps of the packages, the schema (what a run's values are is

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import reduce
 from typing import Any
 
-from harness import recipe
+from harness import pack, recipe
 from harness.config import RunConfig
 from harness.task import Task
 
@@ -23,6 +23,8 @@ def of(config: RunConfig, task: Task, device: str) -> list[str]:
         told.append(
             f"while training, at most the first {config.generation.validation_rows} {task.selects} rows are scored"
         )
+    if config.pack > 1:
+        told.append(pack.REMARK)
     if config.train.optimizer == "paged_adamw" and device != "cuda":
         told.append("train.optimizer=paged_adamw: nothing to page out of without a GPU; this is plain AdamW")
     return told

@@ -138,7 +138,8 @@ def experiment(plan: Plan, begun: Record, group: Group, mirror: Mirror | None = 
                            every_seconds=config.results.heartbeat_seconds, mirror=mirror)  # fmt: skip
     with meter.training(), watched as bar:
         settings = replace(config.train, precision=plan.precision)
-        checkpoints = Checkpoints(plan.folder / "checkpoints", identity.digest([plan.identity, begun.code]),
+        checkpoints = Checkpoints(plan.folder / "checkpoints" if config.pack == 1 else None,
+                                  identity.digest([plan.identity, begun.code]),
                                   config.results.checkpoint_seconds, beside={"cost": meter})  # fmt: skip
         outcome = train(tuned, splits["train"], settings, seed=seed, device=plan.device, buckets=config.data.buckets,
                         validate=lambda: selection.observed(scores_on(rows.selects, brief, watched_rows)),
@@ -167,6 +168,6 @@ def experiment(plan: Plan, begun: Record, group: Group, mirror: Mirror | None = 
         "processes": group.size,
         "preflight": preflown,
         "frozen_tensors_unchanged": unmoved,
-    }
+    } | ({"packed_with": group.beside} if config.pack > 1 else {})
     told = [*begun.remarks, *solved, *checked, *remarks.cut_short(splits), *outcome.remarks]
     return replace(begun, state=DONE, science=science, cost=cost, provenance=made, remarks=told)

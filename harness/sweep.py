@@ -20,7 +20,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from harness import record
+from harness import pack, record
 from harness.errors import ConfigError
 from harness.make import failed, say
 from harness.record import DONE
@@ -105,6 +105,7 @@ class AllCombinations(Sweeper):
     def look(self, jobs: list[list[str]], launcher: Any) -> Found:
         """Every wanted run and what became of it."""
         wanted = Composer(self.context.config_loader, self.composed, getattr(launcher, "where", None)).wanted(jobs)
+        pack.check(wanted.values(), here=isinstance(launcher, LocalWorkers))
         surveys = {root: Survey(Path(root)) for root in {one.config.results.root for one in wanted.values()}}
         for survey in surveys.values():
             if survey.jobs.problem:

@@ -102,6 +102,7 @@ def train(
     accelerator = accelerator_for(device, settings.precision)
     model.to(accelerator.device).train()
     execution.prepare(model, settings)
+    group.enter(model)
     torch.manual_seed(seed)
     hooks, feed = find(model), Feed(encoded, settings, model, accelerator.device, seed, buckets, group.rank, group.size)
     total = total_steps(settings, feed.steps_per_epoch)

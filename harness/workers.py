@@ -14,18 +14,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from multiprocessing import connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from harness import device, record, scrub
+from harness import device, pack, record, scrub
 from harness.claim import Busy
+from harness.distributed import Group
 from harness.errors import HarnessError
 from harness.make import failed, say
 from harness.wanted import Composer, Wanted
+
+if TYPE_CHECKING:
+    from harness.joint import Seat
 
 BUSY = 75  # exit code of a worker that found its run owned by somebody else
 
@@ -62,27 +66,29 @@ class LocalWorkers(OwnLauncher):
         self.workers = workers
 
     def work(self, runs: Sequence[Wanted]) -> None:
-        """Make every run, at most `workers` at a time."""
-        slots = list(range(self.workers or device.gpus() or len(os.sched_getaffinity(0))))[: len(runs)]
+        """Make every run, at most `workers` processes at a time; the runs of a pack share one."""
+        units = pack.units(runs)
+        slots = list(range(self.workers or device.gpus() or len(os.sched_getaffinity(0))))[: len(units)]
         start = multiprocessing.get_context("forkserver")
         # `methods` before peft: it hushes what bitsandbytes says while peft is imported.
         start.set_forkserver_preload(
             ["torch", "transformers", "methods", "harness.quantization", "peft", "harness.train", "harness.evaluate"]
         )
-        waiting = list(runs)
-        working: dict[Any, tuple[Any, Wanted, int]] = {}
+        waiting = list(units)
+        working: dict[Any, tuple[Any, list[Wanted], int]] = {}
         while waiting or working:
             while waiting and slots:
-                one, slot = waiting.pop(0), slots.pop(0)
-                alone = self.workers == 1 or len(runs) == 1
-                process = start.Process(target=_worker, args=(one, slot, alone), name=one.id)
+                unit, slot = waiting.pop(0), slots.pop(0)
+                alone = self.workers == 1 or len(units) == 1
+                process = start.Process(target=_worker, args=(unit, slot, alone), name=unit[0].id)
                 process.start()
-                working[process.sentinel] = (process, one, slot)
+                working[process.sentinel] = (process, unit, slot)
             for sentinel in connection.wait(list(working)):
-                process, one, slot = working.pop(sentinel)  # type: ignore[index]
+                process, unit, slot = working.pop(sentinel)  # type: ignore[index]
                 process.join()
                 slots.append(slot)
-                self._tell(process.exitcode, one)
+                for one in unit:
+                    self._tell(process.exitcode, one)
 
     def _tell(self, code: int, one: Wanted) -> None:
         """Print how a run ended, by what the store says."""
@@ -103,15 +109,28 @@ class LocalWorkers(OwnLauncher):
             print(f"error: {one.id}: {said}", file=sys.stderr, flush=True)
 
 
-def _worker(one: Wanted, slot: int, alone: bool) -> None:
-    """In the worker's process: one run, quietly; its record tells how it ended, its log.txt where it broke off."""
-    from harness import run
-
+def _worker(unit: list[Wanted], slot: int, alone: bool) -> None:
+    """In the worker's process: a run, or a pack of them. Raises SystemExit with the code of one that failed."""
     if device.gpus():
         os.environ["CUDA_VISIBLE_DEVICES"] = str(slot)
+    if unit[0].config.pack == 1:
+        return _make(unit[0], alone, shown=alone)
+    runs = {one.id: one for one in unit}
+
+    def work(seat: Seat) -> None:
+        _make(runs[seat.run], alone, shown=alone and seat.run == unit[0].id, group=seat)
+
+    codes = set(pack.together(list(runs), work))
+    raise SystemExit(next(iter(sorted(codes - {0, BUSY})), max(codes)))
+
+
+def _make(one: Wanted, alone: bool, *, shown: bool, group: Group | None = None) -> None:
+    """One run, quietly; its record tells how it ended, its log.txt where it broke off. Raises SystemExit."""
+    from harness import run
+
     threads = one.config.threads if one.config.threads is not None or alone else 1
     try:
-        run.run(run.plan(replace(one.config, threads=threads, progress=one.config.progress and alone)))
+        run.run(run.plan(replace(one.config, threads=threads, progress=one.config.progress and shown)), group)
     except Busy as error:
         raise SystemExit(BUSY) from error
     except HarnessError as error:

@@ -76,7 +76,9 @@ ARROWS = {
     "loop": {"checkpoint", "config", "errors", "interrupt", "monitor", "optimizer", "schedule", "update"},
     "update": {"device", "distributed", "errors", "feed", "losses", "optimizer"},
     "evaluate": {"answers", "config", "data", "metrics", "mixture", "schema", "several", "task"},
-    "remarks": {"config", "recipe", "task"},
+    "joint": {"distributed", "identity", "interrupt", "monitor"},
+    "pack": {"config", "errors", "identity", "interrupt", "joint", "wanted"},
+    "remarks": {"config", "pack", "recipe", "task"},
     "run": {
         "budget", "checkpoint", "claim", "config", "cost", "device", "directory", "distributed", "errors", "evaluate",
         "frozen", "identity", "latency", "mirror", "model", "preflight", "probe", "progress", "provenance", "publish",
@@ -94,7 +96,7 @@ ARROWS = {
     "state": {"atomic", "claim", "errors", "index", "jobs", "progress", "provenance", "record"},
     "composer": {"allowed", "compose"},
     "wanted": {"atomic", "compose", "composer", "config", "device", "directory", "errors", "identity", "paths", "task"},
-    "workers": {"claim", "device", "errors", "make", "record", "run", "scrub", "wanted"},
+    "workers": {"claim", "device", "distributed", "errors", "joint", "make", "pack", "record", "run", "scrub", "wanted"},
     "slurm": {"claim", "config", "errors", "interrupt", "jobs", "make", "record", "run", "wanted", "workers"},
     "forecast": {"record"},
     "launch": {
@@ -103,7 +105,7 @@ ARROWS = {
     "study": {"errors"},
     "search": {"claim", "errors", "launch", "record", "remarks", "state", "study", "sweep", "wanted"},
     "status": {"launch", "mirror", "record", "state", "sweep"},
-    "sweep": {"errors", "make", "record", "slurm", "state", "wanted", "workers"},
+    "sweep": {"errors", "make", "pack", "record", "slurm", "state", "wanted", "workers"},
     "stats": set(),
     "itemwise": {"stats"},
     "bundle": {"record"},
@@ -145,7 +147,7 @@ ARROWS = {
         "bundle", "cells", "compare", "drawing", "errors", "examples", "figures", "grid", "output", "page", "provenance",
         "published", "ranking", "record", "runsheet", "select", "sheet", "traces", "verdict",
     },
-    "__main__": {"compose", "distributed", "errors", "make", "paths", "sweep"},
+    "__main__": {"compose", "distributed", "errors", "make", "pack", "paths", "sweep"},
 }  # fmt: skip
 OF_METHODS = {"hooks", "attention"}
 
