@@ -2,6 +2,8 @@
 
 A limit is a case that a test cannot ask its question of. It is no skip: the test asserts the error that stands there in
 place of an answer, so that a limit that is gone is noticed. All are listed here, and `test_limits_are_counted` counts.
+
+    python tests/methods/battery.py     prints them, with the number of cases that meet each
 """
 
 from __future__ import annotations
@@ -55,3 +57,18 @@ def limit(test, case):
 
 def trained(model):
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def listed():
+    """Every limit, the cases that meet it, and why, as lines of text."""
+    yield f"{len(CASES)} cases: {len(METHODS)} methods on {len(KINDS)} tiny models, head on no language model; 0 skips"
+    for found in LIMITS:
+        met = [str(case) for case in CASES if limit(found.test, case) is found]
+        yield f"{len(met):3} cases  {found.test}: {found.reason}"
+        yield f"           {', '.join(sorted({name.split('-')[0] for name in met}))}"
+    met = {(found.test, str(case)) for found in LIMITS for case in CASES if limit(found.test, case) is found}
+    yield f"{len(met):3} limits in all"
+
+
+if __name__ == "__main__":
+    print("\n".join(listed()))

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import peft
 import pytest
 import torch
-from battery import CASES, LIMITS, each, limit, trained
+from battery import CASES, LIMITS, each, limit, listed, trained
 from tiny import logits, randomise, task_loss, train
 from torch.testing import assert_close
 
@@ -205,3 +205,4 @@ def test_limits_are_counted():
     assert counted == {
         "merging": 32, "merging for good": 4, "a second adapter": 6, "reentrant checkpointing": 2,
     }  # fmt: skip
+    assert list(listed())[-1].split() == ["44", "limits", "in", "all"]
