@@ -168,6 +168,7 @@ def experiment(plan: Plan, begun: Record, group: Group, mirror: Mirror | None = 
         "processes": group.size,
         "preflight": preflown,
         "frozen_tensors_unchanged": unmoved,
-    } | ({"packed_with": group.beside} if config.pack > 1 else {})
+        **({"packed_with": group.beside} if group.beside else {}),
+    }
     told = [*begun.remarks, *solved, *checked, *remarks.cut_short(splits), *outcome.remarks]
     return replace(begun, state=DONE, science=science, cost=cost, provenance=made, remarks=told)
