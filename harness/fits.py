@@ -6,8 +6,12 @@ import math
 import warnings
 from collections.abc import Callable
 
+from torch import nn
+
 from harness import budget, metrics
 from harness.checks import some
+from harness.data import Encoded
+from harness.mixture import Mixture
 from harness.probe import Probe
 from harness.schedule import total_steps, warmup_steps
 from methods.hooks import find
@@ -75,6 +79,42 @@ def truncation(probe: Probe) -> list[str]:
     return faults
 
 
+def positions(probe: Probe) -> list[str]:
+    """No row is longer than the backbone has positions for; on a GPU that would be an error without a name."""
+    places = [_places(name, module) for name, module in probe.real.named_modules()]
+    limit = min((count for count in places if count is not None), default=None)
+    if limit is None:
+        return []
+    data, faults = probe.run.data, []
+    for split, encoded in probe.splits.items():
+        source, target = int(max(encoded.lengths)), _longest_target(encoded)
+        if source > limit:
+            faults.append(f"a {split} row has {source} tokens, and the backbone {limit} positions; data.max_length_tokens="
+                          f"{data.max_length_tokens} may be {limit} at most")  # fmt: skip
+        if target > limit:
+            faults.append(f"a {split} target has {target} tokens, and the decoder {limit} positions; "
+                          f"data.max_target_tokens={data.max_target_tokens} may be {limit} at most")  # fmt: skip
+    longest = probe.run.generation.max_new_tokens  # the last one is never read
+    if probe.task.kind == "generation" and longest > limit:
+        faults.append(f"the decoder has {limit} positions; generation.max_new_tokens={longest} may be {limit} at most")
+    return faults
+
+
+def _longest_target(encoded: Encoded | Mixture) -> int:
+    """Tokens of the longest target; 0 where targets are classes or scores."""
+    parts = encoded.parts.values() if isinstance(encoded, Mixture) else [encoded]
+    return max((len(target) for part in parts if part.kind == "generation" for target in part.targets), default=0)
+
+
+def _places(name: str, module: nn.Module) -> int | None:
+    """How many tokens a table of learnt positions has entries for; None for any other module."""
+    if not isinstance(module, nn.Embedding) or "position" not in name.rpartition(".")[2]:
+        return None
+    # RoBERTa counts from the place after its padding, BART leaves out the first two.
+    unused = 0 if module.padding_idx is None else module.padding_idx + 1
+    return int(module.num_embeddings) - unused - int(getattr(module, "offset", 0))
+
+
 def schedule(probe: Probe) -> list[str]:
     """The method's schedule fits the number of updates, its budget will move, and the rate rises above zero."""
     train = probe.run.train
@@ -95,5 +135,5 @@ def schedule(probe: Probe) -> list[str]:
 
 
 CHECKS: dict[str, Callable[[Probe], list[str]]] = {
-    check.__name__: check for check in (parameters, labels, truncation, schedule)
+    check.__name__: check for check in (parameters, labels, truncation, positions, schedule)
 }

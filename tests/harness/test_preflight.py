@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import peft
 import pytest
 import torch
@@ -156,6 +157,15 @@ def cut_short(there):
     object.__setattr__(there.splits["train"], "truncated_rows", 5)
 
 
+def too_long(there):
+    vars(there.splits["train"])["lengths"] = np.array([9, 200])
+
+
+def written_too_long(there):
+    there.splits["train"].targets[0] = np.ones(129, dtype=np.int64)
+    there.config.generation.max_new_tokens = 129
+
+
 def mask_ignored(there):
     base = there.tuned.base_model.model
     forward = type(base).forward
@@ -189,6 +199,9 @@ PLANTED = [  # the check, the fault, the run, what the message says
     ("labels", more_labels, [], "the head has 2 logits and the task 3"),
     ("labels", wrong_target, [], "has targets 9"),
     ("truncation", cut_short, [], "are cut at data.max_length_tokens"),
+    ("positions", too_long, ["model=demo_roberta"], "a train row has 200 tokens"),
+    ("positions", too_long, ["task=demo/summarization", "model=demo_bart"], "the backbone 128 positions; data.max_length_tokens"),
+    ("positions", written_too_long, ["task=demo/summarization", "model=demo_bart"], "a train target has 129 tokens"),
     ("padding", mask_ignored, [], "padding tokens change a logit"),
 ]  # fmt: skip
 
