@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,30 @@ def locate(spec: ModelConfig) -> Path:
         raise ModelError(f"model {spec.name} has neither model.path nor model.hub_id; give model.path=DIR")
     from harness.snapshot import snapshot
 
-    return _checked_directory(snapshot(spec.hub_id, spec.revision), spec)
+    found = _checked_directory(snapshot(spec.hub_id, spec.revision), spec)
+    if spec.sha256 is not None:
+        check_pin(weight_files(found), spec.sha256)
+    return found
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The files that hold the weights: safetensors, or where there are none, .bin."""
+    return sorted(directory.glob("*.safetensors")) or sorted(directory.glob("pytorch_model*.bin"))
+
+
+def check_pin(files: list[Path], sha256: str) -> dict[str, str]:
+    """Each file's SHA-256 by its name. Raises ModelError unless one of them is `sha256`."""
+    hashes = {path.name: file_sha256(path) for path in files}
+    if sha256 not in hashes.values():
+        said = ", ".join(f"{name} {found}" for name, found in hashes.items())
+        raise ModelError(f"the weights are not those that model.sha256 pins ({sha256}): {said}")
+    return hashes
+
+
+def file_sha256(path: Path) -> str:
+    """Of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _checked_directory(directory: Path, spec: ModelConfig) -> Path:

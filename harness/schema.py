@@ -56,6 +56,9 @@ class ModelConfig:
     `init=random` and no `path` the backbone is built from it, without the hub and without a directory; its words come
     from the tokenizer in the directory `tokenizer`, which is then another one than the original's.
 
+    `sha256` is of the weights' file that the hub has at `revision`; null where nobody has looked. A file of another hash
+    is refused. (A record names the weights by content in any case: other weights are another run.)
+
     `attention` is `transformers` (its own choice), or for DeBERTa `lean` (equal to rounding, faster) and `fused`
     (likewise, for CUDA): see `methods/disentangled.py`.
     """
@@ -73,6 +76,7 @@ class ModelConfig:
     shape: dict[str, Any]
     tokenizer: str | None
     attention: str
+    sha256: str | None = None  # records of before it are still read
 
     def __post_init__(self) -> None:
         one_of("model.family", self.family, FAMILIES)

@@ -1,31 +1,26 @@
 """Fetch a backbone for offline use, with its weights as safetensors: `python -m scripts.fetch model=deberta_v3_base -o DIR`.
 
 A repository that has only a .bin, which is a pickle, is read with `weights_only=True`: tensors, never code. The result
-is a directory for `model.path=DIR`. What was fetched is named by revision and SHA-256; with `--sha256` another file is
-refused. No network is needed for `--from DIR`, a copy that you have already.
+is a directory for `model.path=DIR`. What was fetched is named by its SHA-256; with `--sha256`, or `model.sha256` in the
+YAML, another file is refused: trust on first use, the YAMLs name a hash only where somebody has looked. No network is
+needed for `--from DIR`, a copy that you have already.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 from harness import compose
+from harness.directory import check_pin, file_sha256, weight_files
 from harness.errors import HarnessError, ModelError
 from harness.snapshot import snapshot
 
 KEPT = ("config.json", "generation_config.json", "merges.txt")
 KEPT_ENDS = (".model", ".json")
-
-
-def sha256(path: Path) -> str:
-    """Of a file's content."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def tensors(path: Path) -> dict[str, Any]:
@@ -44,23 +39,21 @@ def tensors(path: Path) -> dict[str, Any]:
     return found
 
 
-def convert(source: Path, target: Path, expected: str | None = None) -> list[tuple[str, str]]:
+def convert(source: Path, target: Path, expected: str | None = None) -> dict[str, str]:
     """A usable directory at `target`; returns each weight file's name and hash. Raises ModelError."""
     from safetensors.torch import save_file
 
-    safe = sorted(source.glob("*.safetensors"))
-    weights = safe or sorted(source.glob("pytorch_model*.bin"))
+    weights = weight_files(source)
     if not weights:
         raise ModelError(f"{source} has no weights (*.safetensors or pytorch_model*.bin)")
-    hashes = [(path.name, sha256(path)) for path in weights]
-    if expected is not None and expected not in {found for _, found in hashes}:
-        raise ModelError(f"none of {', '.join(f'{name} {found}' for name, found in hashes)} has the SHA-256 {expected}")
+    hashes = {path.name: file_sha256(path) for path in weights} if expected is None else check_pin(weights, expected)
+    safe = weights[0].suffix == ".safetensors"
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.iterdir()):
         if path.name in KEPT or (path.name.endswith(KEPT_ENDS) and ".bin." not in path.name):
             shutil.copyfile(path, target / path.name)
     if safe:
-        for path in safe:
+        for path in weights:
             shutil.copyfile(path, target / path.name)
         return hashes
     whole: dict[str, Any] = {}
@@ -82,7 +75,7 @@ def main() -> None:
     parser.add_argument("--sha256", help="refuse other weights")
     arguments = parser.parse_args()
     try:
-        source = arguments.source
+        source, pinned = arguments.source, arguments.sha256
         if source is None:
             if arguments.model is None:
                 raise ModelError("say which: model=deberta_v3_base, or --from DIR")
@@ -93,9 +86,11 @@ def main() -> None:
                 raise ModelError(
                     f"model {spec.name} has no pinned hub_id and revision; give model.revision in its YAML"
                 )
-            source = snapshot(spec.hub_id, spec.revision)
-        for name, found in convert(source, arguments.output, arguments.sha256):
+            source, pinned = snapshot(spec.hub_id, spec.revision), pinned or spec.sha256
+        for name, found in convert(source, arguments.output, pinned).items():
             print(f"{name} {found}")
+        if pinned is None:
+            print("no hash was known: put this one into model.sha256, and any other will be refused from now on")
     except (HarnessError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
