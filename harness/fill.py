@@ -26,7 +26,7 @@ def commands(comparison: Comparison) -> list[str]:
         if entry.column == AVERAGE or entry.verdict.word != NOT_RUN or entry.published.value is None:
             continue
         setting, row = entry.published.setting, entry.row
-        more = [f"{key}={value}" for key, value in row.where.items()]
+        more = [*comparison.table.words, *(f"{key}={value}" for key, value in row.where.items())]
         more += [f"train.select={setting.selection}"] if setting.selection != "unknown" else []
         seeds = ",".join(map(str, range(setting.seeds or SEEDS)))
         task = comparison.table.columns[entry.column].task

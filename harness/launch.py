@@ -53,7 +53,7 @@ def cells(table: Table, words: Sequence[str]) -> tuple[list[list[str]], list[str
                 )
                 continue
             for seed in [""] if seeded else [f"seed={n}" for n in range(cell.setting.seeds or SEEDS)]:
-                rows[(*_words(row, column, cell), *([seed] if seed else []))] = None
+                rows[(*_words(row, column, cell), *table.words, *([seed] if seed else []))] = None
     return [list(one) for one in rows], rest
 
 

@@ -129,7 +129,10 @@ class Average:
 
 @dataclass(frozen=True)
 class Table:
-    """A published table. counts: key -> column title. can_run: False where nobody outside can fill it."""
+    """A published table. counts: key -> column title. can_run: False where nobody outside can fill it.
+
+    `words` are overrides of every run that fills it which are no part of a run's identity: a variant of the recipe, say.
+    """
 
     name: str
     title: str
@@ -140,6 +143,7 @@ class Table:
     counts: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     can_run: bool = True
+    words: list[str] = field(default_factory=list)
 
 
 def arithmetic(text: str) -> float:

@@ -72,13 +72,14 @@ class _Reader:
 
     def table(self, name: str, content: dict[str, Any]) -> Table:
         needed = {"title", "margin_reason", "columns", "rows"}
-        self.keys("", content, needed | SETTINGS | {"average", "counts", "remarks", "can_run"}, needed | NEEDED)
+        optional = {"average", "counts", "remarks", "can_run", "words"}
+        self.keys("", content, needed | SETTINGS | optional, needed | NEEDED)
         columns = self.named("columns", content["columns"])
         average = self.average(content["average"], columns) if "average" in content else None
         shared = _Shared(columns, self.settings("", content), average, content.get("counts", {}))
         made = {key: self.column(key, one) for key, one in columns.items()}
         rows = {key: self.row(key, one, shared) for key, one in self.named("rows", content["rows"]).items()}
-        more = {key: content[key] for key in ("remarks", "can_run") if key in content}
+        more = {key: content[key] for key in ("remarks", "can_run", "words") if key in content}
         return Table(
             name, content["title"], content["margin_reason"], made, rows, average, counts=shared.counts, **more
         )

@@ -4,7 +4,7 @@
     python scripts/rehearsal_adalora.py --authors DIR --model MINILM --data GLUE --seeds 0,1,2,3,4 -o authors.json
     python scripts/rehearsal_table.py authors.json -o results/published/rehearsal_adalora.toml
     python -m harness -m method=adalora model=minilm task=glue/mrpc seed=0,1,2,3,4 model.path=MINILM data.root=GLUE \\
-        results.root=results/rehearsal results.keep_adapter=false threads=1
+        recipe_variant=rehearsal results.root=results/rehearsal results.keep_adapter=false threads=1
     python -m harness.table table=rehearsal_adalora --root results/rehearsal --as-made
 
 Nothing of that library is in this project, and none of its files is changed. Its SVDLinear stands in for the linear
@@ -45,7 +45,7 @@ from harness.data import Encoded, collate, encode, epoch_batches
 from harness.evaluate import evaluate
 from harness.paths import CONF
 
-WORDS = ("method=adalora", "model=minilm", "task=glue/mrpc")
+WORDS = ("method=adalora", "model=minilm", "task=glue/mrpc", "recipe_variant=rehearsal")
 
 
 def settings(model: Path, data: Path) -> RunConfig:

@@ -24,6 +24,7 @@ seeds_inferred = {seeds}
 seeds_reason = "Run here: seeds {numbers}."
 margin = 1.0
 margin_reason = "The margin of MRPC in the table adalora_glue; one of its 408 examples is 0.25 points."
+words = ["recipe_variant=rehearsal"]
 remarks = [
   "Not a table of a paper: numbers of the authors' unmodified library, made here, on data and a backbone that are at hand.",
   "Settings: conf/recipe/rehearsal.toml, the same for both sides; {steps} updates; {kept} triplets left of 144.",
