@@ -22,7 +22,7 @@ OUTSIDE = {
     "data": ("root",),
     "train": ("retry_out_of_memory",),  # does nothing until memory runs out; then the record has a remark
     "method": ("declares",),
-    "model": ("hub_id", "revision", "path", "sites", "shape", "tokenizer"),  # a shape that is used is in `weights`
+    "model": ("hub_id", "revision", "sha256", "path", "sites", "shape", "tokenizer"),  # a shape that is used is in `weights`
     "task": (
         "hub", "files", "suite", "folder", "columns", "root", "rows", "hidden", "hidden_columns", "submission",
         "max_length_tokens", "max_target_tokens", "num_beams", "validation_rows",  # as `data`, `generation`
