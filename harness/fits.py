@@ -86,14 +86,14 @@ def positions(probe: Probe) -> list[str]:
     if limit is None:
         return []
     data, faults = probe.run.data, []
-    for split, encoded in probe.splits.items():
-        source, target = int(max(encoded.lengths)), _longest_target(encoded)
-        if source > limit:
-            faults.append(f"a {split} row has {source} tokens, and the backbone {limit} positions; data.max_length_tokens="
-                          f"{data.max_length_tokens} may be {limit} at most")  # fmt: skip
-        if target > limit:
-            faults.append(f"a {split} target has {target} tokens, and the decoder {limit} positions; "
-                          f"data.max_target_tokens={data.max_target_tokens} may be {limit} at most")  # fmt: skip
+    source, split = max((int(max(encoded.lengths)), split) for split, encoded in probe.splits.items())
+    target, where = max((_longest_target(encoded), split) for split, encoded in probe.splits.items())
+    if source > limit:
+        faults.append(f"a {split} row has {source} tokens, and the backbone {limit} positions; data.max_length_tokens="
+                      f"{data.max_length_tokens} may be {limit} at most")  # fmt: skip
+    if target > limit:
+        faults.append(f"a {where} target has {target} tokens, and the decoder {limit} positions; "
+                      f"data.max_target_tokens={data.max_target_tokens} may be {limit} at most")  # fmt: skip
     longest = probe.run.generation.max_new_tokens  # the last one is never read
     if probe.task.kind == "generation" and longest > limit:
         faults.append(f"the decoder has {limit} positions; generation.max_new_tokens={longest} may be {limit} at most")
