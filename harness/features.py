@@ -30,7 +30,14 @@ def keep(model: nn.Module) -> None:
             f"train.cache_features=true: the head of a {whole.config.model_type} model reads more than the first token; "
             f"only those of {', '.join(FIRST_TOKEN)} can be fed with kept features"
         )
-    below = [name for name, parameter in body.named_parameters() if parameter.requires_grad]
+    # A method of ours keeps what it trains beside the backbone, not in it: all that is no copy of the head counts.
+    head = {
+        id(parameter) for name, parameter in model.named_parameters() if inside is None or ".modules_to_save." in name
+    }
+    head -= {id(parameter) for parameter in body.parameters()}
+    below = [
+        name for name, parameter in model.named_parameters() if parameter.requires_grad and id(parameter) not in head
+    ]
     if below:
         raise ConfigError(
             f"train.cache_features=true needs a frozen backbone (method=head); this method trains {len(below)} "
