@@ -7,7 +7,7 @@ Reading order, and the direction of imports (an arrow never points back; tests/t
     sweep       many runs at once: Hydra's multirun;  wanted, composer, state, make  (which runs, composed together;
                 what became of them; one of them)
                 on which machine: workers, slurm, jobs  (processes here; job arrays; Slurm's queue)
-                launch, forecast, status  (what a table lacks, launched; its cost; how it stands)
+                launch, forecast, trial, status  (what a table lacks, launched; its cost, as stored or tried; how it stands)
                 search, study  (values searched with equal trials, as runs; what is searched and proposed)
     pack, joint     runs over one backbone: which, and what cannot be; their forward and backward passes as one
     mirror      W&B and other trackers, from a process that follows the run
@@ -43,6 +43,7 @@ Reading order, and the direction of imports (an arrow never points back; tests/t
                 match, verdict, compare, fill, twin  (our runs for its cells, judged, beside it; commands; written out)
     report      the same as a page:  sheet, runsheet, page  (content, one cell's runs, HTML)
                 drawing, figures, traces, ranking  (SVG and PNG; of tables; of runs while they train; ranks over tasks)
+    canary      tiny pinned runs with expected scores: has the environment moved, and by more than seeds do
     stats, itemwise              intervals and tests over seeds; over examples
     selection   what choosing a checkpoint on the reported rows adds, from what each evaluation got right
 

@@ -18,12 +18,13 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hydra
 
-from harness import compose, forecast, jobs, make, paths, published, sweep
+from harness import compose, forecast, jobs, make, paths, published, sweep, trial
 from harness.errors import ConfigError, HarnessError, unknown
 from harness.paper import Column, Line, Published, Table
 from harness.record import DONE, STATES
@@ -85,8 +86,8 @@ def _choices(table: Table, words: Sequence[str]) -> tuple[dict[str, set[str]], l
     return chosen, rest
 
 
-def plan(found: Found) -> None:
-    """Print what would be launched, cell by cell, with its expected cost."""
+def plan(found: Found, probe: bool = False) -> None:
+    """Print what would be launched, cell by cell, with its expected cost; `probe`: measured where nothing is stored."""
     states = Counter(state.word for _, state in found.values())
     todo = [(one, state) for one, state in found.values() if AllCombinations.to_make(one, state)]
     roots = {one.config.results.root for one, _ in todo}
@@ -98,6 +99,8 @@ def plan(found: Found) -> None:
         cell = (one.config.results.root, *(word for word in one.words if not word.startswith("seed=")))
         if cell not in guessed:
             guessed[cell] = known[one.config.results.root].seconds(asdict(one.config))
+            if probe and guessed[cell] is None:
+                guessed[cell] = trial.seconds(one)
         seconds = guessed[cell]
         name = f"{one.id.rsplit('.', 2)[0]} ({state.word.lower()})"
         lines[name] += 1
@@ -106,10 +109,11 @@ def plan(found: Found) -> None:
     for name, count in lines.items():
         print(f"  {count:>5} x {name}" + (f"   {cost[name] / 3600:.2f} h" if cost[name] else ""))
     print(f"{len(found)} runs wanted: " + ", ".join(f"{count} {word.lower()}" for word, count in states.most_common()))
-    said = f"{total / 3600:.2f} device hours"
+    said = [f"{total / 3600:.2f} device hours"] if unknown_cost < len(todo) else []
     if unknown_cost:
-        said += f" and {unknown_cost} runs of unknown cost (nothing like them is stored; --probe measures a few steps)"
-    print(f"{len(todo)} to launch: {said}" if todo else "nothing to launch")
+        why = "a few updates told nothing" if probe else "nothing like them is stored; --probe measures a few updates"
+        said += [f"{unknown_cost} runs of unknown cost ({why})"]
+    print(f"{len(todo)} to launch: {' and '.join(said)}" if todo else "nothing to launch")
 
 
 def cancel(found: Found) -> None:
@@ -176,6 +180,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("words", nargs="*", metavar="table=NAME | key=value", help="as of python -m harness -m")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and its cost, launch nothing")
+    parser.add_argument(
+        "--probe", action="store_true", help="with --dry-run: begin a run of each kind of unknown cost here"
+    )
     parser.add_argument("--cancel", action="store_true", help="cancel waiting jobs of runs that are no longer named")
     parser.add_argument(
         "--retry", default="", metavar="STATE,...", help=f"try these again in any case: {', '.join(RETRY).lower()}"
@@ -191,7 +198,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         def choose(state: State) -> bool:
             return state.again or state.word in again
 
-        instead = plan if options.dry_run else cancel if options.cancel else None
+        if options.probe and not options.dry_run:
+            raise ConfigError("--probe measures for the plan: add --dry-run")
+        planned = partial(plan, probe=options.probe)
+        instead = planned if options.dry_run else cancel if options.cancel else None
         sweep.request = Request(rows, choose, instead, quiet=True)
         hydra_main(rest)
 

@@ -80,7 +80,7 @@ class LocalWorkers(OwnLauncher):
             while waiting and slots:
                 unit, slot = waiting.pop(0), slots.pop(0)
                 alone = self.workers == 1 or len(units) == 1
-                process = start.Process(target=_worker, args=(unit, slot, alone), name=unit[0].id)
+                process = start.Process(target=work_quietly, args=(unit, slot, alone), name=unit[0].id)
                 process.start()
                 working[process.sentinel] = (process, unit, slot)
             for sentinel in connection.wait(list(working)):
@@ -109,7 +109,7 @@ class LocalWorkers(OwnLauncher):
             print(f"error: {one.id}: {said}", file=sys.stderr, flush=True)
 
 
-def _worker(unit: list[Wanted], slot: int, alone: bool) -> None:
+def work_quietly(unit: list[Wanted], slot: int, alone: bool) -> None:
     """In the worker's process: a run, or a pack of them. Raises SystemExit with the code of one that failed."""
     if device.gpus():
         os.environ["CUDA_VISIBLE_DEVICES"] = str(slot)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from harness import forecast, launch, published, record, run, state
+from harness import forecast, launch, published, record, run, state, trial
 from harness.config import RunConfig
 from harness.errors import ConfigError
 from harness.record import Record
 from harness.state import LOST, MISSING, State, Survey
-from harness.wanted import _seed_apart, rebuilt
+from harness.wanted import Wanted, _seed_apart, rebuilt
 
 ROOT = Path(__file__).parents[2]
 ENV = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -121,6 +121,33 @@ def test_a_forecast_scales_by_rows_seen():
     assert known.seconds({**config, "train": {**train, "epochs": 4.0}}) == 210.0
     assert known.seconds({**config, "train": {**train, "max_steps": 10}}) == pytest.approx(18.0)
     assert known.seconds({**config, "model": {"name": "another"}}) is None
+
+
+class Begun:
+    """A process that goes on for as long as it is asked."""
+
+    def __init__(self, alive):
+        self.alive = alive
+
+    def join(self, seconds):
+        pass
+
+    def is_alive(self):
+        return self.alive
+
+
+def test_a_run_that_was_begun_says_what_it_will_cost(tmp_path, monkeypatch):
+    one = Wanted("a", None, ())
+    monkeypatch.setattr(Wanted, "folder", tmp_path)
+    said = iter([{}, {"step": 0, "of": 100, "seconds_left": None}, {"step": 2, "of": 100, "seconds_left": 980.0},
+                 {"step": 3, "of": 100, "seconds_left": 700.0}, {"step": 12, "of": 100, "seconds_left": 293.3333}])  # fmt: skip
+    monkeypatch.setattr(trial.progress, "read", lambda folder: next(said))
+    assert trial._watched(one, Begun(True)) == pytest.approx(100 * (40 - 20) / 10, rel=1e-4)
+    assert trial._watched(one, Begun(False)) is None  # it ended without a result
+    science = {"main": {"split": "test", "metric": "accuracy", "score": 99.0}}
+    record.write(tmp_path, Record("a", "DONE", {}, {}, {}, science=science, cost={"seconds": 7.0}))
+    assert trial._watched(one, Begun(False)) == 7.0
+    assert "add --dry-run" in command("--probe", code=2)
 
 
 def test_a_launcher_inside_a_swept_configuration_does_not_run_here_in_silence(tmp_path):
