@@ -1,5 +1,6 @@
 """A stranger's configuration runs no code, reads no environment, writes no file: it is refused before Hydra acts on it."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from harness import compose, sweep
-from harness.errors import ConfigError
+from harness.errors import ConfigError, HarnessError
 from harness.paths import CONF
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +58,44 @@ def test_refused(words, says):
     with pytest.raises((ConfigError, *compose.COMPOSITION_ERRORS)) as refused:
         composed(*words)
     assert says in str(refused.value) + compose.explain(refused.value)
+
+
+@pytest.mark.parametrize(
+    "word", ["+model.config.trust_remote_code=true", "+model.trust_remote_code=true", "++trust_remote_code=true",
+             "+model.config.auto_map={AutoModel: x.Y}", "+task.hub.trust_remote_code=true"],
+)  # fmt: skip
+def test_nobody_switches_remote_code_on(word, tmp_path):
+    """Neither the schema nor a backbone's configuration has such a word; the loader says False whatever a file says."""
+    from harness import directory, model, task
+
+    try:
+        found = composed(word)
+    except (ConfigError, *compose.COMPOSITION_ERRORS) as refused:
+        assert "trust_remote_code" in compose.explain(refused)
+        return
+    rows = task.empty(found.task)
+    with pytest.raises(HarnessError, match=r"model\.config\.(trust_remote_code|auto_map) is no setting"):
+        model.skeleton(found.model, directory.locate(found.model), rows)
+
+
+def test_code_beside_a_backbone_is_not_run(tmp_path):
+    """A directory whose configuration names a module of its own, as repositories with remote code do."""
+    import json
+    import shutil
+
+    from harness import model, paths, task
+
+    folder = tmp_path / "backbone"
+    shutil.copytree(paths.embedded("embedded:backbones/deberta"), folder)
+    asked = json.loads((folder / "config.json").read_text())
+    named = {"AutoConfig": "evil.Config", "AutoModelForSequenceClassification": "evil.Model"}
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    for kind in (asked["model_type"], "evil"):
+        (folder / "config.json").write_text(json.dumps(asked | {"auto_map": named, "model_type": kind}))
+        found = composed(f"model.path={folder}")
+        with contextlib.suppress(HarnessError):  # an unknown type is refused, a known one is transformers' own class
+            model.load(found.model, folder, task.empty(found.task), seed=0)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_what_is_ours_passes():

@@ -241,6 +241,20 @@ def test_a_sound_run_passes_and_is_not_touched(words):
     assert known == sorted(vars(there.tuned.base_model))
 
 
+def test_a_run_with_preflight_off_is_bit_identical(tmp_path):
+    """With dropout and a method that prunes: whatever preflight drew or stepped would show."""
+    words = [*SHORT, "method=adalora", "method.dropout=0.1", "train.max_steps=5", "method.warmup_steps=1", "threads=1",
+             "method.final_steps=2", "method.interval_steps=1",
+             "progress=false", "wandb.mode=disabled"]  # fmt: skip
+    told = {}
+    for switch in ("true", "false"):
+        plan = run.plan(compose.composed([*words, f"preflight.enabled={switch}", f"results.root={tmp_path / switch}"]))
+        told[switch] = run.run(plan)
+    on, off = told["true"], told["false"]
+    assert on.provenance["preflight"]["passed"] == list(CHECKS) and off.provenance["preflight"]["passed"] == []
+    assert on.science == off.science and on.id == off.id
+
+
 def test_switches():
     there = prepared("preflight.enabled=false")
     assert preflight.check(there.config, there.probe)[1]["passed"] == []

@@ -131,6 +131,10 @@ def test_scores_of_a_mask_give_it_again_and_can_move():
     again = scores_of(mask)
     assert torch.equal(top_mask(again, 0.3), mask)
     assert again.abs().min() > 0
+    fan_in = torch.tensor(
+        [[True, False, False, True]]
+    )  # 4 entries a row: of the size that new scores have, 1 / sqrt(4)
+    assert torch.equal(scores_of(fan_in), torch.tensor([[0.5, 0.25, 0.25, 0.5]]))
 
 
 @pytest.mark.parametrize(("method", "table"), [("or", "0111"), ("and", "0001"), ("add", "0112")])
