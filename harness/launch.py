@@ -100,6 +100,7 @@ def plan(found: Found, probe: bool = False) -> None:
         if cell not in guessed:
             guessed[cell] = known[one.config.results.root].seconds(asdict(one.config))
             if probe and guessed[cell] is None:
+                print(f"measuring a few updates of {one.id} here", file=sys.stderr, flush=True)
                 guessed[cell] = trial.seconds(one)
         seconds = guessed[cell]
         name = f"{one.id.rsplit('.', 2)[0]} ({state.word.lower()})"
