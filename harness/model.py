@@ -192,6 +192,7 @@ def method_config(method: dict[str, Any], spec: ModelConfig, task_kind: str, mod
     for key in arguments.keys() - known:
         close = nearest(key, known)
         raise ConfigError(f"unknown key 'method.{key}'.{f' Did you mean method.{close}?' if close else ''}")
+    targets.check_kinds(kind, arguments, whole=[*method.get("ranks", ()), *(method.get("size") or ())])
     present = [name for name in spec.head_modules if any(n.split(".")[-1] == name for n, _ in model.named_modules())]
     kind_of_task = "SEQ_2_SEQ_LM" if task_kind == "generation" else "SEQ_CLS"
     try:

@@ -1,14 +1,56 @@
-"""What peft's own methods do not check: that the layers they name are there, and that their matrices have such a rank."""
+"""What no configuration class of a method checks: that its values are of the kinds that it names; and of peft's own ones,
+that the layers they name are there, and that their matrices have such a rank.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import ConfigError
 
 if TYPE_CHECKING:
     from peft import PeftConfig
     from torch import nn
+
+
+KINDS: dict[str, tuple[type, str]] = {
+    "int": (int, "a whole number"),
+    "float": (float, "a number"),
+    "bool": (bool, "true or false"),
+    "str": (str, "a word"),
+    "list": (list, "a list"),
+    "dict": (dict, "a mapping"),
+    "None": (type(None), "null"),
+}
+
+
+def check_kinds(config: Any, arguments: dict[str, Any], whole: Iterable[str] = ()) -> None:
+    """Raises ConfigError for a value of another kind than a dataclass's field; what is annotated in other words passes.
+
+    Where peft says `int` any number will do (alphas, fractions of all steps), but for the fields in `whole`.
+    """
+    whole = set(whole)
+    for field in fields(config):
+        annotation = field.type if isinstance(field.type, str) else getattr(field.type, "__name__", "")
+        words = [word.partition("[")[0].strip() for word in annotation.split("|")]
+        if config.__module__.startswith("peft.") and field.name not in whole:
+            words = ["float" if word == "int" else word for word in words]
+        if field.name not in arguments or not words or not set(words) <= KINDS.keys():
+            continue
+        value = arguments[field.name]
+        if not any(_is(value, KINDS[word][0]) for word in words):
+            allowed = " or ".join(KINDS[word][1] for word in words)
+            raise ConfigError(f"method.{field.name}={value} must be {allowed}")
+
+
+def _is(value: Any, kind: type) -> bool:
+    if isinstance(value, bool):
+        return kind is bool
+    if kind in (int, float):
+        return isinstance(value, int) or (isinstance(value, float) and (kind is float or value.is_integer()))
+    return isinstance(value, kind)
 
 
 def check_rank(field: str, rank: int, config: PeftConfig, model: nn.Module) -> None:

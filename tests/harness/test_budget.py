@@ -238,6 +238,20 @@ def test_a_rank_above_the_matrix_is_one_message(method, words):
         budget._attached(network, found.method, found.model, CLASSES)
 
 
+@pytest.mark.parametrize(
+    ("method", "word", "says"),
+    [("adalora", "alpha=much", "alpha=much must be a number"), ("lora", "r=2.5", "r=2.5 must be a whole number"),
+     ("lora", "r=many", "r=many must be a whole number"), ("propetl", "keep=true", "keep=True must be a number"),
+     ("houlsby", "skip_layers=all", "skip_layers=all must be a list or null"),
+     ("adalora", "warmup_steps=none", "warmup_steps=none must be a whole number or null")],
+)  # fmt: skip
+def test_a_value_of_the_wrong_kind_is_one_message(method, word, says):
+    found = composed(f"method={method}", f"method.{word}")
+    network = model.skeleton(found.model, embedded(found.model.path), CLASSES)
+    with pytest.raises(ConfigError, match=rf"^method.{says}$"):
+        model.method_config(found.method, found.model, "classification", network)
+
+
 @pytest.mark.parametrize("method", ["lora", "ia3", "adalora", "adalora_peft"])
 def test_targets_that_match_nothing_are_one_message(method):
     found = composed(f"method={method}", "method.target_modules=[nothing]")
