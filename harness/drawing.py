@@ -32,6 +32,7 @@ STYLE: Any = {
 FONT = re.compile(r"font: (?:(?:normal|italic|oblique|bold|[1-9]00) )*([\d.]+)px [^;\"]*")
 NO_DATE: Any = {"Date": None, "Creator": None, "Format": None, "Type": None}
 DOTS_PER_INCH, PIXELS_PER_INCH = 160, 104  # of a file; of a page
+NARROW = 640  # pixels of a page
 
 
 class Drawn(NamedTuple):
@@ -53,7 +54,8 @@ class Drawn(NamedTuple):
         text = re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
         width = round(self.figure.get_figwidth() * PIXELS_PER_INCH)  # its natural size; the style sheet narrows it
         start = f'<svg role="img" aria-label="{escape(self.label)}" stroke-linejoin="round" stroke-linecap="butt" '
-        text = text.replace("<svg ", f'{start}class="figure" width="{width}" ', 1)
+        kind = "figure narrow" if width <= NARROW else "figure"  # a narrow one is still readable on a phone's width
+        text = text.replace("<svg ", f'{start}class="{kind}" width="{width}" ', 1)
         return re.sub(r"\n\s*", "\n", text.replace(INK, "currentColor"))
 
     def _svg(self, **options: Any) -> bytes:
