@@ -7,7 +7,9 @@ Random weights in the shape of DeBERTaV3-base (768 wide, 3,072 inside, all six l
 every method: AdaLoRA with 8 triplets a layer, in its budget phase with a mask due at every step (the dearest case),
 IncreLoRA with 4 in use and 4 in reserve, scores taken at every step. The methods take turns, step by step, in an order
 that is reversed every round, so that a machine that slows down slows all of them. Ratios are medians over rounds of the
-ratio to LoRA in the same round. On a busy CPU the processor's seconds are the ones to read.
+ratio to LoRA in the same round, with the quartiles beside them. On a busy CPU the processor's seconds are the ones to
+read. "adds" is the penalty, its way back and the hooks alone, by the processor's clock, in percent of LoRA's whole step:
+the forms' own forward passes differ too.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from methods.reparameterized.adalora import AdaLoRAConfig
 from methods.reparameterized.increlora import IncreLoRAConfig
 
 RANK, FOREVER = 8, 10**6
-Step = Callable[[int], None]
+Step = Callable[[int], float]
 
 
 def backbone(layers: int) -> nn.Module:
@@ -75,43 +77,65 @@ def trainer(config: peft.PeftConfig, layers: int, batch: dict[str, Tensor], devi
     def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
         return nn.functional.cross_entropy(logits, labels)
 
-    def step(index: int) -> None:
-        method.loss(model, batch, task_loss).backward()
+    def penalise() -> None:
         penalty = method.penalty()
         if penalty is not None:
             penalty.backward()
+
+    def step(index: int) -> float:
+        method.loss(model, batch, task_loss).backward()
+        adds = timed(penalise, device)
         nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], 1.0)
-        method.on_pre_optimizer_step(index, optimizer)
+        adds += timed(lambda: method.on_pre_optimizer_step(index, optimizer), device)
         optimizer.step()
-        method.on_optimizer_step(index)
+        adds += timed(lambda: method.on_optimizer_step(index), device)
         optimizer.zero_grad(set_to_none=True)
         if device == "cuda":
             torch.cuda.synchronize()
+        return adds
 
     return step
 
 
-def measure(steps: dict[str, Step], rounds: int, warmup: int) -> dict[str, list[tuple[float, float]]]:
-    """Wall and processor seconds of every round's step, by method; the first `warmup` rounds are not kept."""
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
+def timed(call: Callable[[], None], device: str) -> float:
+    """Seconds of a call: the processor's, on a GPU the wall clock's until it is done."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    clock = time.perf_counter if device == "cuda" else time.process_time
+    start = clock()
+    call()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return clock() - start
+
+
+def measure(steps: dict[str, Step], rounds: int, warmup: int) -> dict[str, list[tuple[float, float, float]]]:
+    """Wall and processor seconds of every round's step and of what the method adds, by method, without the warm-up."""
+    seconds: dict[str, list[tuple[float, float, float]]] = {name: [] for name in steps}
     for index in range(warmup + rounds):
         for name in list(steps)[:: 1 if index % 2 else -1]:
             wall, processor = time.perf_counter(), time.process_time()
-            steps[name](index + 1)
+            adds = steps[name](index + 1)
             if index >= warmup:
-                seconds[name].append((time.perf_counter() - wall, time.process_time() - processor))
+                seconds[name].append((time.perf_counter() - wall, time.process_time() - processor, adds))
     return seconds
 
 
-def summary(seconds: dict[str, list[tuple[float, float]]]) -> dict[str, dict[str, float]]:
-    """Medians over rounds, of seconds and of the ratio to LoRA in the same round, by either clock."""
+def summary(seconds: dict[str, list[tuple[float, float, float]]], clock: int) -> dict[str, dict[str, float]]:
+    """Medians over rounds: seconds, ratios to LoRA in the same round with quartiles, and what is added, in percent.
+
+    Args:
+        clock: the one that what is added was measured with, 0 the wall's and 1 the processor's.
+    """
     report: dict[str, dict[str, float]] = {}
     for name, rows in seconds.items():
-        report[name] = {}
-        for clock, place in (("wall", 0), ("processor", 1)):
-            pairs = zip(rows, seconds["lora"], strict=True)
-            report[name][f"{clock}_seconds"] = statistics.median(row[place] for row in rows)
-            report[name][f"{clock}_ratio"] = statistics.median(row[place] / lora[place] for row, lora in pairs)
+        pairs = list(zip(rows, seconds["lora"], strict=True))
+        report[name] = {"adds_percent": statistics.median(100 * row[2] / lora[clock] for row, lora in pairs)}
+        for title, place in (("wall", 0), ("processor", 1)):
+            ratios = [row[place] / lora[place] for row, lora in pairs]
+            low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+            report[name] |= {f"{title}_seconds": statistics.median(row[place] for row in rows)}
+            report[name] |= {f"{title}_ratio": middle, f"{title}_low": low, f"{title}_high": high}
     return report
 
 
@@ -127,16 +151,18 @@ def main() -> None:
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids[:, 0] % 2}
     batch = {name: tensor.to(options.device) for name, tensor in batch.items()}
     steps = {name: trainer(config, options.layers, batch, options.device) for name, config in configurations().items()}
-    report = summary(measure(steps, options.rounds, options.warmup))
+    report = summary(measure(steps, options.rounds, options.warmup), 0 if options.device == "cuda" else 1)
     if options.json:
         print(json.dumps({"options": vars(options), "torch": torch.__version__, "methods": report}))
         return
     print(f"{options.layers} layers, {options.batch} x {options.length} tokens, {options.device}, rank {RANK}, "
           f"{options.rounds} rounds, torch {torch.__version__}, {torch.get_num_threads()} threads")  # fmt: skip
-    print(f"{'':14}{'seconds a step':>16}{'x LoRA':>9}{'processor s':>14}{'x LoRA':>9}")
+    print(f"{'':14}{'seconds':>9}{'x LoRA, wall clock':>24}{'processor s':>14}{'x LoRA':>24}{'adds':>9}")
     for name, row in report.items():
-        print(f"{name:14}{row['wall_seconds']:16.4f}{row['wall_ratio']:9.3f}"
-              f"{row['processor_seconds']:14.4f}{row['processor_ratio']:9.3f}")  # fmt: skip
+        wall, processor = (f"{row[f'{clock}_ratio']:.3f} [{row[f'{clock}_low']:.3f}, {row[f'{clock}_high']:.3f}]"
+                           for clock in ("wall", "processor"))  # fmt: skip
+        print(f"{name:14}{row['wall_seconds']:9.4f}{wall:>24}{row['processor_seconds']:14.4f}{processor:>24}"
+              f"{row['adds_percent']:8.2f}%")  # fmt: skip
 
 
 if __name__ == "__main__":
