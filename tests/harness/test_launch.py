@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import forecast, launch, published, record, run, state, trial
+from harness import forecast, launch, published, record, run, state, trial, workers
 from harness.config import RunConfig
 from harness.errors import ConfigError
 from harness.record import Record
@@ -148,6 +148,24 @@ def test_a_run_that_was_begun_says_what_it_will_cost(tmp_path, monkeypatch):
     record.write(tmp_path, Record("a", "DONE", {}, {}, {}, science=science, cost={"seconds": 7.0}))
     assert trial._watched(one, Begun(False)) == 7.0
     assert "add --dry-run" in command("--probe", code=2)
+
+
+def test_a_fault_of_ours_is_in_a_file_and_one_line_names_it(tmp_path, monkeypatch, capsys):
+    from specs import composed
+
+    one = Wanted("a", composed(*SHORT, f"results.root={tmp_path}"), ())
+
+    def broken(config):
+        raise TypeError("a fault")
+
+    monkeypatch.setattr(run, "plan", broken)
+    with pytest.raises(SystemExit) as stop:
+        workers._make(one, True, shown=False)
+    assert stop.value.code == 1 and "TypeError: a fault" in (one.folder / "log.txt").read_text()
+    monkeypatch.setattr(workers, "failed", [])
+    workers.LocalWorkers(1)._tell(1, one)
+    out, err = capsys.readouterr()
+    assert err == f"error: a: no record: its process ended with code 1; log: {one.folder / 'log.txt'}\n" and not out
 
 
 def test_a_launcher_inside_a_swept_configuration_does_not_run_here_in_silence(tmp_path):
