@@ -56,6 +56,7 @@ def test_one_honest_line(store):
     assert "subset: train cut to its first 96" in lines[0]
     assert record["state"] == "DONE"
     assert len(record["science"]["losses"]) == 3
+    assert record["science"]["curve"][-1]["right"].startswith("40:"), "a bit for each row that selects"
 
 
 def test_the_same_command_again_is_instant_and_says_the_same(store):
