@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from harness import compose, identity, pack, record, run
+from harness import cells, compose, identity, pack, record, run
 from harness.errors import ConfigError, HarnessError
+from harness.identity import run_id
 from harness.joint import padded
 from harness.run import Plan
 from harness.wanted import Wanted
@@ -170,6 +172,12 @@ def test_dropout_is_each_runs_own_and_a_record_says_that_it_is_packed(tmp_path):
     assert "packed" not in solo[0].identity
     assert len({identity.group({**one.identity, "train": None}) for one in packed}) == 1
     assert identity.group(packed[0].identity) != identity.group(solo[0].identity)
+    stored = read(packed[0])
+    alone = {name: value for name, value in stored.identity.items() if name != "packed"}
+    kinds = [stored.identity | {"seed": 7}, stored.identity, alone | {"seed": 7}, alone]
+    shown, _ = cells.gather([replace(stored, id=run_id(kind), identity=kind) for kind in kinds], stale=lambda _: [])
+    assert [len(one.scores) for one in shown] == [2, 2]  # packed ones are averaged, and not with the others
+    assert {one.row.settings for one in shown} == {"packed=true", "packed=unset"}
     five = compose.composed([*SHORT, *words, f"results.root={tmp_path}", "pack=5", "seed=0", LR.format(3e-3)])
     assert run.plan(five).id == packed[0].id  # how many came together is no part of what a run is
 
