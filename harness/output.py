@@ -40,8 +40,16 @@ def show(text: str, output: Path | None) -> None:
         raise ConfigError(f"-o {output} cannot be written: {reason}") from error
 
 
+def beneath(text: str, more: str, name: str) -> str:
+    """A table and another one beneath it, in the format `name`; a page ends where it ended."""
+    end = "\n</html>" if name == "html" else ""
+    return f"{text.removesuffix(end)}\n\n{more}{end}" if more else text
+
+
 def frame(table: pd.DataFrame, note: str, name: str) -> str:
     """A plain frame of strings in the format `name`, its note beneath (CSV: without)."""
+    if table.empty and name == "html":
+        return f"<p>{html.escape(note)}</p>"
     if table.empty:
         return textwrap.fill(note, WIDTH)
     if name == "csv":

@@ -40,12 +40,13 @@ def published_table(options: argparse.Namespace, name: str, held: list[Held], ex
     text = twin.FORMATS[written](found, options.plain)
     if options.pairs:
         columns = {title: versus.pairs(found.column(key), examples) for key, title in found.columns.items()}
-        text += paired(columns, written, found.titles)
+        text = output.beneath(text, paired(columns, written, found.titles), written)
     if not options.costs:
         return text
     rows = {key: [run for entry in found.entries if entry.row.key == key for run in entry.ours.records]
             for key in found.table.rows}  # fmt: skip
-    return f"{text}\n\n{output.frame(*costs.lean(costs.of_rows(rows)), written)}" if found.has_runs else text
+    more = output.frame(*costs.lean(costs.of_rows(rows)), written) if found.has_runs else ""
+    return output.beneath(text, more, written)
 
 
 def stale_by(options: argparse.Namespace) -> Stale:
@@ -56,7 +57,7 @@ def stale_by(options: argparse.Namespace) -> Stale:
 def paired(columns: dict[str, list[versus.Pair]], written: str, named: dict[int, str] | None = None) -> str:
     """The comparisons of our rows with each other, as a table beneath the table."""
     few = "" if any(columns.values()) else " None: no column has two rows with two seeds or more, all fresh and alike."
-    return f"\n\n{output.frame(versus.frame(columns, named), versus.MEANING + few, written)}"
+    return output.frame(versus.frame(columns, named), versus.MEANING + few, written)
 
 
 def _names(text: str) -> list[str]:
@@ -104,9 +105,10 @@ def _run(options: argparse.Namespace) -> None:
     whole = grid(found, remarks, examples)
     text, aside = layout.FORMATS[written].write(whole, PARAMS if options.all_params else PARAMS[:1])
     if options.pairs:
-        text += paired({task: versus.pairs(whole.column(task), examples) for task in whole.tasks}, written)
+        columns = {task: versus.pairs(whole.column(task), examples) for task in whole.tasks}
+        text = output.beneath(text, paired(columns, written), written)
     if options.costs:
-        text += f"\n\n{output.frame(*costs.lean(costs.of_store(held)), written)}"
+        text = output.beneath(text, output.frame(*costs.lean(costs.of_store(held)), written), written)
     output.show(text, options.output)
     if aside:
         print(aside, file=sys.stderr)

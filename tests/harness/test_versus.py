@@ -142,3 +142,10 @@ def test_shown_on_request(tmp_path, capsys):
     assert table.main(["--root", str(store(tmp_path / "one", [made()])), "--pairs"]) == 0
     assert "None: no column has two rows" in capsys.readouterr().out
     assert isinstance(index.bundles(root)[0].one, record.Record)
+
+
+def test_a_page_with_pairs_and_costs_ends_where_it_ended(capsys):
+    assert table.main(["--root", str(REFERENCE), "--as-made", "--pairs", "--costs", "--format", "html"]) == 0
+    text = capsys.readouterr().out.strip()
+    assert text.count("</html>") == 1 and text.endswith("</html>")
+    assert text.count("<table") == 3
