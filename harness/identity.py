@@ -29,6 +29,13 @@ OUTSIDE = {
     ),
 }  # fmt: skip
 
+# Options that came after the first records, and the value that is what runs were before: it goes unsaid, so an identity
+# stays what it was.
+LATER: dict[str, dict[str, Any]] = {
+    "generation": {"validation_rows": None},
+    "train": {"cache_features": False, "compile": False, "gradient_checkpointing": False},
+}
+
 
 def identity(config: RunConfig, *, data: str, weights: str, device: str, precision: str) -> dict[str, Any]:
     """The part of a resolved configuration that decides the numbers, with content in place of paths.
@@ -43,8 +50,9 @@ def identity(config: RunConfig, *, data: str, weights: str, device: str, precisi
         for section in _sections(kept, group):
             for name in names:
                 section.pop(name, None)
-    if kept["generation"]["validation_rows"] is None:  # as if there were no such word
-        del kept["generation"]["validation_rows"]
+    for group, words in LATER.items():
+        for name in [name for name, neutral in words.items() if kept[group][name] == neutral]:
+            del kept[group][name]
     if kept.pop("pack") > 1:  # as many as came together: the number changes no law
         kept["packed"] = True
     kept["train"]["precision"] = precision
