@@ -20,7 +20,7 @@ from harness.optimizer import FormerAdamW
 from methods import hooks
 from methods.reparameterized.adalora import AdaLoRAConfig, Triplets
 from methods.reparameterized.allocator import Schedule
-from methods.reparameterized.svd_form import orthogonality
+from methods.reparameterized.svd_form import orthogonality, spread
 
 close = {"rtol": 1e-9, "atol": 1e-11}
 SHAPES = {"b_q": (5, 6), "a_fc1": (7, 5), "d_fc2": (5, 7), "c_v": (3, 5)}
@@ -327,6 +327,11 @@ def test_the_number_of_triplets_that_a_layer_can_end_with(recwarn):
     assert tuner.room() == (0, 3)
     tuner.on_train_begin(10)
     assert not recwarn.list, "all triplets stay: there is no budget that could be missed"
+
+
+def test_triplets_spread_over_layers():
+    """Two layers of 3 and 5 numbers a triplet, 10 triplets, 1 to 8 a layer: evenly, and 8 in the longer layer."""
+    assert spread(10, [3, 5], 1, 8) == (40, 8 * 5 + 2 * 3)
 
 
 def test_schedule_at_its_edges():
