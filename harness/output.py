@@ -40,20 +40,35 @@ def show(text: str, output: Path | None) -> None:
         raise ConfigError(f"-o {output} cannot be written: {reason}") from error
 
 
-def beneath(text: str, more: str, name: str) -> str:
-    """A table and another one beneath it, in the format `name`; a page ends where it ended."""
-    end = "\n</html>" if name == "html" else ""
-    return f"{text.removesuffix(end)}\n\n{more}{end}" if more else text
+def deliver(tables: dict[str, str], name: str, output: Path | None) -> None:
+    """Print or write a table and those beneath it, in the format `name`. `tables`: text by key, the main one's "" first.
+
+    CSV holds one table a file: FILE.csv, and the others beside it as FILE.KEY.csv.
+    """
+    main, *others = [key for key, text in tables.items() if text or not key]
+    if name != "csv":
+        end = "\n</html>" if name == "html" and others else ""
+        text = "\n\n".join([tables[main].removesuffix(end), *(tables[key] for key in others)])
+        show(text + end, output)
+        return
+    if others and output is None:
+        asked = " and ".join(f"--{key}" for key in others)
+        raise ConfigError(
+            f"CSV holds one table, {asked} adds another; give -o FILE.csv: it goes to FILE.{others[0]}.csv"
+        )
+    for key in (main, *others):
+        show(tables[key], output.with_suffix(f".{key}{output.suffix}") if output and key else output)
 
 
 def frame(table: pd.DataFrame, note: str, name: str) -> str:
     """A plain frame of strings in the format `name`, its note beneath (CSV: without)."""
+    if name == "csv":
+        plain = table.replace(r"(?<=\d),(?=\d{3})", "", regex=True)  # 437,760 is for eyes
+        return plain.to_csv(index=False).rstrip("\n")
     if table.empty and name == "html":
         return f"<p>{html.escape(note)}</p>"
     if table.empty:
         return textwrap.fill(note, WIDTH)
-    if name == "csv":
-        return table.to_csv(index=False).rstrip("\n")
     if name == "html":
         return f"{table.to_html(index=False, border=0)}\n<p>{html.escape(note)}</p>"
     if name == "latex":

@@ -33,20 +33,19 @@ EMPTY = """\
   python -m harness -m method=head,bitfit,lora,full seed=0,1,2"""
 
 
-def published_table(options: argparse.Namespace, name: str, held: list[Held], examples: Examples) -> str:
-    """A published table beside our runs, as text."""
+def published_table(options: argparse.Namespace, name: str, held: list[Held], examples: Examples) -> dict[str, str]:
+    """A published table beside our runs, as text, and by option what stands beneath it."""
     found = compare(published.load(name), held, stale=stale_by(options), include_stale=options.stale, examples=examples)
     written = output.chosen(options.format, options.output)
-    text = twin.FORMATS[written](found, options.plain)
+    tables = {"": twin.FORMATS[written](found, options.plain)}
     if options.pairs:
         columns = {title: versus.pairs(found.column(key), examples) for key, title in found.columns.items()}
-        text = output.beneath(text, paired(columns, written, found.titles), written)
-    if not options.costs:
-        return text
-    rows = {key: [run for entry in found.entries if entry.row.key == key for run in entry.ours.records]
-            for key in found.table.rows}  # fmt: skip
-    more = output.frame(*costs.lean(costs.of_rows(rows)), written) if found.has_runs else ""
-    return output.beneath(text, more, written)
+        tables["pairs"] = paired(columns, written, found.titles)
+    if options.costs and found.has_runs:
+        rows = {key: [run for entry in found.entries if entry.row.key == key for run in entry.ours.records]
+                for key in found.table.rows}  # fmt: skip
+        tables["costs"] = output.frame(*costs.lean(costs.of_rows(rows)), written)
+    return tables
 
 
 def stale_by(options: argparse.Namespace) -> Stale:
@@ -94,7 +93,7 @@ def _run(options: argparse.Namespace) -> None:
     wanted: dict[str, list[str]] = {part: getattr(options, part) for part in FILTERS}
     held, examples = where(select(index.bundles(options.root), wanted), options.where), Examples(options.root)
     if name is not None:
-        output.show(published_table(options, name, held, examples), options.output)
+        output.deliver(published_table(options, name, held, examples), written, options.output)
         return
     if not held:
         if options.where and index.bundles(options.root):
@@ -104,12 +103,12 @@ def _run(options: argparse.Namespace) -> None:
     found, remarks = gather(held, stale=stale_by(options), include_stale=options.stale)
     whole = grid(found, remarks, examples)
     text, aside = layout.FORMATS[written].write(whole, PARAMS if options.all_params else PARAMS[:1])
+    tables = {"": text}
     if options.pairs:
-        columns = {task: versus.pairs(whole.column(task), examples) for task in whole.tasks}
-        text = output.beneath(text, paired(columns, written), written)
+        tables["pairs"] = paired({task: versus.pairs(whole.column(task), examples) for task in whole.tasks}, written)
     if options.costs:
-        text = output.beneath(text, output.frame(*costs.lean(costs.of_store(held)), written), written)
-    output.show(text, options.output)
+        tables["costs"] = output.frame(*costs.lean(costs.of_store(held)), written)
+    output.deliver(tables, written, options.output)
     if aside:
         print(aside, file=sys.stderr)
 

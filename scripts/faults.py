@@ -2,7 +2,7 @@
 
 Prints a table: fault, tries, survived, lost. Survived: nothing false is in the store, and the same command makes the
 run afterwards. Lost: a record that was there before is gone or changed, or one claims to be done and is not whole.
-The faults themselves: scripts/store_faults.py, scripts/outer_faults.py.
+The faults themselves: scripts/store_faults.py, scripts/outer_faults.py, and, for root, scripts/disk_faults.py.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import disk_faults as disk
 import outer_faults as outer
 import store_faults as store
 
@@ -44,6 +45,12 @@ def main() -> None:
         "data cache written by two processes": lambda at: outer.shared_cache(at, 10),
         "hub hangs, answers slowly or nonsense": outer.hubs,
     }
+    if disk.mountable():
+        faults |= {
+            "a real disk that is full": lambda at: disk.full_disk(at, over=False),
+            "a real disk that is full, over a finished run": lambda at: disk.full_disk(at, over=True),
+            "a real file system turns read-only": lambda at: disk.read_only(at, 200),
+        }
     print(f"{'fault':<54}{'tries':>7}{'survived':>10}{'lost':>6}")
     bad = 0
     for name, fault in faults.items():

@@ -149,3 +149,15 @@ def test_a_page_with_pairs_and_costs_ends_where_it_ended(capsys):
     text = capsys.readouterr().out.strip()
     assert text.count("</html>") == 1 and text.endswith("</html>")
     assert text.count("<table") == 3
+
+
+def test_csv_is_one_table_a_file(tmp_path, capsys):
+    words = ["--root", str(REFERENCE), "--as-made", "--pairs", "--costs"]
+    assert table.main([*words, "-o", str(tmp_path / "all.csv")]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all.costs.csv", "all.csv", "all.pairs.csv"]
+    costs = pd.read_csv(tmp_path / "all.costs.csv").set_index("method")
+    assert costs.adapter["bitfit"] == 3712
+    assert set(pd.read_csv(tmp_path / "all.pairs.csv").columns) >= {"task", "first", "second", "verdict"}
+    assert len(pd.read_csv(tmp_path / "all.csv")) == len(costs)
+    assert table.main([*words, "--format", "csv"]) == 2
+    assert "give -o FILE.csv: it goes to FILE.pairs.csv" in capsys.readouterr().err
