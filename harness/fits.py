@@ -11,6 +11,7 @@ from torch import nn
 from harness import budget, metrics
 from harness.checks import some
 from harness.data import Encoded
+from harness.errors import ConfigError
 from harness.mixture import Mixture
 from harness.probe import Probe
 from harness.schedule import total_steps, warmup_steps
@@ -116,7 +117,10 @@ def _places(name: str, module: nn.Module) -> int | None:
 
 
 def schedule(probe: Probe) -> list[str]:
-    """The method's schedule fits the number of updates, its budget will move, and the rate rises above zero."""
+    """The method's schedule fits the number of updates, its budget will move, and the rate rises above zero.
+
+    Raises ConfigError where the method refuses so few updates: training without this check would be refused as well.
+    """
     train = probe.run.train
     total = total_steps(train, math.ceil(len(probe.splits["train"]) / train.batch_size))
     if warmup_steps(train, total) >= total:
@@ -127,7 +131,7 @@ def schedule(probe: Probe) -> list[str]:
             warnings.simplefilter("ignore")  # training says them again
             method.on_train_begin(total)
     except ValueError as error:
-        return [f"the method does not fit a training of {total} updates: {error}"]
+        raise ConfigError(f"the method does not fit a training of {total} updates: {error}") from error
     if method.will_move(total) is False:
         return [f"in {total} updates the method's budget never moves: it would be the plain method at its first size; "
                 "train longer (train.epochs), or shorten the method's warm-up and interval"]  # fmt: skip
