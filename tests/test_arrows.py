@@ -55,7 +55,7 @@ ARROWS = {
     "frozen": {"errors"},
     "probe": {"config", "data", "errors", "feed", "task"},
     "checks": {"losses", "optimizer", "probe"},
-    "fits": {"budget", "checks", "data", "metrics", "mixture", "probe", "schedule"},
+    "fits": {"budget", "checks", "data", "errors", "metrics", "mixture", "probe", "schedule"},
     "preflight": {"checkpoint", "checks", "config", "errors", "fits", "probe"},
     "schedule": {"config"},
     "optimizer": {"config", "errors", "schedule"},
