@@ -54,6 +54,7 @@ def configuration(options: argparse.Namespace, name: str, task: str) -> RunConfi
         f"model={SMALL[name] if options.small else name}", "model.init=random", f"task={suite}/{task}",
         f"method={options.method}", f"device={options.device}", f"train.batch_size={options.batch}",
         "train.learning_rate=1e-4", "train.weight_decay=0", "train.clip_norm=1", "train.accumulation_steps=1",
+        "data.buckets=true",  # the papers' recipes leave it out, as their authors did
         f"train.precision={'bfloat16' if options.device == 'cuda' else 'float32'}", *options.override,
     ]  # fmt: skip
     if options.layers:
