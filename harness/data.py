@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.errors import DataError, ModelError
+from harness.errors import ConfigError, DataError, ModelError
 from harness.splits import Split
 
 CHUNK_ROWS = 4096  # tokenised at once: `tokenizers` keeps offsets and texts of all of them until the call ends
@@ -63,10 +63,14 @@ def encode(split: Split, tokenizer: Any, *, kind: str, max_length_tokens: int, m
         max_target_tokens: of the target, special tokens included.
 
     Raises:
+        ConfigError: a limit that the tokenizer's special tokens take up alone.
         DataError: a row without text.
         ModelError: the tokenizer has no token to pad with.
     """
     _check(split, tokenizer)
+    _room("data.max_length_tokens", max_length_tokens, tokenizer, pair=split.text_pair is not None)
+    if kind == "generation":
+        _room("data.max_target_tokens", max_target_tokens, tokenizer, pair=False)
     columns: dict[str, list[np.ndarray]] = {}
     truncated = np.zeros(len(split), dtype=bool)
     for start in range(0, len(split), CHUNK_ROWS):
@@ -100,6 +104,16 @@ def _check(split: Split, tokenizer: Any) -> None:
         for name, text in zip(split.ids, column, strict=False):
             if not text.strip():
                 raise DataError(f"row {name} has an empty text; every row needs something to read")
+
+
+def _room(key: str, limit: int, tokenizer: Any, *, pair: bool) -> None:
+    """A fast tokenizer cuts nothing where the limit is below the number of its special tokens, and says nothing."""
+    special = tokenizer.num_special_tokens_to_add(pair=pair)
+    if limit <= special:
+        raise ConfigError(
+            f"{key}={limit} leaves no room for text: {'a pair' if pair else 'a text'} takes {special} special tokens "
+            f"of this tokenizer; allowed: {special + 1} and more"
+        )
 
 
 def _fitting(texts: list[str], shorter: list[list[str]], tokenizer: Any, limit: int) -> list[str]:

@@ -31,8 +31,10 @@ class RecordError(HarnessError):
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str | None:
-    """The allowed word closest to `word` (also by its last path part: `rte` -> `glue/rte`), or None."""
+    """The allowed word closest to `word`, or None: what begins with it, and `rte` -> `glue/rte`, by its last path part."""
     names = sorted(set(allowed))
+    if len(word) > 2 and (begun := [name for name in names if name.startswith(word)]):
+        return min(begun, key=len)
     if close := difflib.get_close_matches(word, names, n=1, cutoff=0.6):
         return close[0]
     by_last = {name.rsplit("/", 1)[-1]: name for name in reversed(names)}  # of several (`glue/rte`, ...) the first

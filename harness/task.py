@@ -220,4 +220,6 @@ def cut(task: Task, max_train_rows: int | None, max_eval_rows: int | None) -> Ta
             continue
         splits[name] = first(split, limit)
         remarks.append(f"subset: {name} cut to its first {len(splits[name])} of {len(split)} rows")
-    return replace(task, splits=splits, remarks=remarks)
+    counted = _repeats(task.splits) if splits != task.splits else []
+    kept = [remark for remark in remarks if remark not in counted]  # of all rows: counted again on those that are left
+    return replace(task, splits=splits, remarks=kept + (_repeats(splits) if counted else []))

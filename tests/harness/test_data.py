@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.data import Encoded, collate, encode, epoch_batches, sorted_batches
-from harness.errors import DataError, ModelError
+from harness.errors import ConfigError, DataError, ModelError
 from harness.paths import embedded
 from harness.task import Split
 
@@ -53,6 +53,15 @@ def test_rows_are_what_the_tokenizer_says_of_each_alone(tokenizers, name, pairs,
     assert truncated or limit == 128
     assert found.lengths.tolist() == [len(ids) for ids in found.input_ids]
     assert len(found) == len(TEXTS)
+
+
+@pytest.mark.parametrize(("limit", "pairs"), [(1, PAIRS), (3, PAIRS), (2, None)])
+def test_a_limit_that_special_tokens_take_up_is_refused(tokenizers, limit, pairs):
+    with pytest.raises(ConfigError, match=rf"data\.max_length_tokens={limit} .* allowed: {4 if pairs else 3} and more"):
+        encoded(tokenizers["deberta"], pairs=pairs, max_length_tokens=limit)
+    with pytest.raises(ConfigError, match=r"data\.max_target_tokens=2 "):
+        encoded(tokenizers["bart"], PAIRS, "generation", None, max_target_tokens=2)
+    assert encoded(tokenizers["deberta"], pairs=PAIRS, max_length_tokens=4).truncated_rows == len(TEXTS)
 
 
 def test_the_number_of_chunks_does_not_matter(tokenizers, monkeypatch):

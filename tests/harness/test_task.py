@@ -198,6 +198,14 @@ def test_a_cut_split_is_remarked_on_and_keeps_its_first_rows():
     assert cut(whole, None, None) == whole
 
 
+def test_what_stands_twice_is_counted_among_the_rows_that_are_left(tmp_path):
+    body = GOOD + "2\te\tf\tentailment\n"
+    whole = load(task("glue/rte"), written(tmp_path, "RTE", body, GOOD))
+    twice = "of {} validation rows have the texts of a training row"
+    assert f"2 {twice.format(2)}" in whole.remarks
+    assert [remark for remark in cut(whole, None, 1).remarks if "texts" in remark] == [f"1 {twice.format(1)}"]
+
+
 def test_broken_rows_are_left_out_where_the_task_says_so_and_counted(tmp_path):
     body = GOOD + "2\ta\n" + "3\ta\t\t0\n" + "4\te\tf\t0\n"
     root = written(tmp_path, "RTE", body, GOOD)
