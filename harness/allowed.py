@@ -1,40 +1,51 @@
 """What a configuration may make Hydra do: checked on the whole composed configuration, before Hydra acts on any of it.
 
 A configuration can come from a stranger (`--config-dir`, `--config-path`, a record). Hydra itself imports and calls
-whatever a `_target_` names, also of callbacks that run before `main`, and whatever logging sections name. Here a
-`_target_` is a method's configuration or a launcher, sweeper or sampler of a known package; logging writes to no file;
-the environment is neither read nor set; lines of shell for a cluster are taken from our own files or the command line.
+whatever a `_target_` names, also of callbacks that run before `main`, whatever logging sections name, and packages to
+search. Here a `_target_` is a method's configuration or a launcher or sweeper of ours or Hydra's; configurations are
+files; logging and Hydra's folders write nothing; the environment is neither read nor set; lines of shell for a cluster
+are those of our own files or of the command line (harness/shell.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections.abc import Iterator
 from typing import Any
 
 from hydra._internal import hydra as hydra_internals
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
+from hydra.core.config_search_path import ConfigSearchPath
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from harness import shell
 from harness.errors import ConfigError
-from harness.paths import CONF
 
 METHODS = ("peft.", "methods.")
-PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")
-SAMPLERS = ("optuna.samplers.", "optuna.pruners.")
+PLUGINS = (
+    "hydra_plugins.harness.",
+    "hydra._internal.core_plugins.",
+)  # others' run shell lines under names of their own
 # Where a `_target_` may stand, and what it may begin with.
 TARGETS = {
     "method._target_": METHODS,
     "hydra.launcher._target_": PLUGINS,
     "hydra.sweeper._target_": PLUGINS,
-    "hydra.sweeper.sampler._target_": SAMPLERS,
-    "hydra.sweeper.pruner._target_": SAMPLERS,
 }
 LOGGING = ("hydra.job_logging.", "hydra.hydra_logging.")
 HANDLERS = ("logging.StreamHandler", "logging.NullHandler", "colorlog.ColoredFormatter")
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
-SHELL = ("setup", "sbatch")  # of hydra.launcher: they are run on the cluster
+# Where Hydra itself would write, and the values with which it does not
+FOLDERS: dict[str, tuple[Any, ...]] = {
+    "hydra.run.dir": (".",),
+    "hydra.sweep.dir": (".",),
+    "hydra.sweep.subdir": (".",),
+    "hydra.output_subdir": (None,),
+    "hydra.job.chdir": (None, False),
+}
+SOURCES = ("file", "made", "structured")  # files, rows of recipes, the schema
+PACKAGES = ("pkg://hydra.conf", "pkg://hydra_plugins.")  # of Hydra's own; to look into a package is to import it
 
 
 def install() -> None:
@@ -53,17 +64,38 @@ def _refused(name: str) -> Any:
     return resolver
 
 
+class Files(ConfigRepository):
+    """Hydra's sources of configurations, where none of them is a package that a configuration names."""
+
+    def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
+        """Raises ConfigError before such a package is imported."""
+        for path in (str(one.path) for one in config_search_path.get_path()):
+            if self._get_scheme(path) not in SOURCES and not path.startswith(PACKAGES):
+                raise ConfigError(
+                    f"hydra.searchpath: {path} is not allowed: configurations are files, give file://FOLDER"
+                )
+        super().initialize_sources(config_search_path)
+
+
 class Checked(ConfigLoaderImpl):
     """Hydra's loader; what it composes is checked before anybody sees it, Hydra's own logging included."""
 
-    def load_configuration(self, *arguments: Any, **options: Any) -> DictConfig:
+    def __init__(self, config_search_path: ConfigSearchPath) -> None:
+        self.config_search_path = config_search_path
+        self.repository = Files(config_search_path)
+
+    def load_configuration(
+        self, config_name: str | None, overrides: list[str], *arguments: Any, **options: Any
+    ) -> DictConfig:
         """The composed configuration. Raises ConfigError for what is not allowed."""
         try:
-            config = super().load_configuration(*arguments, **options)
+            config = super().load_configuration(config_name, overrides, *arguments, **options)
         except KeyError as error:  # hydra.job.env_copy of a variable that is not there
             raise ConfigError(f"the configuration asks for {error}, which is not there") from error
         except (TypeError, AttributeError) as error:  # a list of numbers as a group's option, a defaults list of them
             raise ConfigError(f"the configuration cannot be composed ({error}): options of groups are names") from error
+        if sorted([*_words(config), *_words(config, "task")]) != sorted(overrides):
+            raise ConfigError("hydra.overrides is not allowed: it says what the command line said")
         check(config)
         return config
 
@@ -87,26 +119,14 @@ def check(config: DictConfig) -> None:
             raise ConfigError(
                 f"{key}={text} is not allowed: a configuration must neither run code nor set environments"
             )
-        elif key.startswith(tuple(f"hydra.launcher.{name}" for name in SHELL)) and not (
-            _asked(key, words) or str(value) in _own()
-        ):
-            raise ConfigError(f"{key}={text}: give it on the command line, where you see what will be run")
+        elif key in FOLDERS and value not in FOLDERS[key]:
+            raise ConfigError(f"{key}={text} is not allowed: Hydra writes nothing here; results go to results.root")
+    shell.check(OmegaConf.select(config, "hydra.launcher"), words)
 
 
-def _words(config: DictConfig) -> list[str]:
-    """The words of the command line that are about Hydra itself."""
-    return list(OmegaConf.select(config, "hydra.overrides.hydra") or [])
-
-
-def _asked(key: str, words: Sequence[str]) -> bool:
-    name = ".".join(key.split(".")[:3]).partition("[")[0]
-    return any(word.lstrip("+").startswith(name) for word in words)
-
-
-@cache
-def _own() -> str:
-    """Our own launchers' files."""
-    return "\n".join(path.read_text(encoding="utf-8") for path in sorted((CONF / "hydra" / "launcher").glob("*.yaml")))
+def _words(config: DictConfig, about: str = "hydra") -> list[str]:
+    """The words of the command line that are about Hydra itself, or about the `task`."""
+    return [str(word) for word in OmegaConf.select(config, f"hydra.overrides.{about}") or []]
 
 
 def _check_logging(key: str, last: str, value: Any) -> None:

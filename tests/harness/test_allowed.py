@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -49,6 +50,21 @@ def composed(*words):
         (["+hydra.job.env_set.LD_PRELOAD=x"], "nor set environments"),
         (["hydra.job.env_copy=[PATH]"], "nor set environments"),
         (["hydra.job.env_copy=[NOT_SET_HERE]"], "NOT_SET_HERE"),
+        (["hydra.sweeper._target_=hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"], "must begin with"),
+        (["hydra.run.dir=elsewhere"], "results go to results.root"),
+        (["hydra.sweep.dir=elsewhere"], "results go to results.root"),
+        (["hydra.sweep.subdir=elsewhere"], "results go to results.root"),
+        (["hydra.output_subdir=sub"], "results go to results.root"),
+        (["hydra.job.chdir=true"], "results go to results.root"),
+        (["hydra.searchpath=[pkg://this]"], "pkg://this is not allowed"),
+        (["hydra.searchpath=[s3://x]"], "s3://x is not allowed"),
+        (["hydra.overrides.task=['seed=1']"], "it says what the command line said"),
+        (["hydra.overrides.hydra=['hydra.launcher.setup=[ls]']"], "it says what the command line said"),
+        (["hydra/launcher=slurm", "hydra.launcher.partition='gpu\ntouch x'"], "control character"),
+        (["hydra/launcher=slurm", "hydra.launcher.setup=['ls\n']"], "control character"),
+        (["hydra/launcher=slurm", "+hydra.launcher.sbatch={x_y: 1}"], "no option of sbatch"),
+        (["hydra/launcher=slurm", "hydra.launcher.gres={x: 1}"], "must be a single value"),
+        (["hydra/launcher=slurm", "hydra.launcher.setup=ls"], "must be a list of lines"),
         (["results.root=${oc.env:HOME}"], "oc.env"),
         (["recipe.note=${oc.decode:'1'}"], "oc.decode"),
         (["+model.config.trust_remote_code=${oc.env:HF_TOKEN,x}"], "oc.env"),
@@ -98,13 +114,54 @@ def test_code_beside_a_backbone_is_not_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_what_is_ours_passes():
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["hydra.launcher.setup=[module load cuda]"],
+        ["+hydra.launcher.sbatch.exclude=n7", "+hydra.launcher.sbatch.mail-type=FAIL"],
+        ["+hydra.launcher.sbatch={exclude: n7}", "hydra.launcher.partition=gpu", "hydra.launcher.gres=gpu:a100:1"],
+    ],
+)
+def test_what_is_ours_passes(words):
     assert composed("method=adalora").method["_target_"].startswith("methods.")
-    hydra_compose(
-        "config",
-        overrides=["hydra/launcher=slurm", "hydra.launcher.setup=[module load cuda]"],
-        return_hydra_config=True,
-    )
+    hydra_compose("config", overrides=["hydra/launcher=slurm", *words], return_hydra_config=True)
+
+
+@pytest.mark.parametrize(
+    ("evil", "words"),
+    [
+        ({"sbatch": {"comment=x\ntouch x\n#": "cpu"}}, []),
+        ({"sbatch": {"wrap": "touch x"}}, []),
+        ({"sbatch": {"wrap": "touch x"}}, ["+hydra.launcher.sbatch.exclude=n7"]),
+        ({"setup": ["source venv/bin/activate"]}, []),  # words of a comment in our own file
+        ({"setup": ["touch x"]}, ["+hydra.launcher.setup_=[ls]"]),
+        ({"setup": ["${seed}"]}, []),
+        ({"partition": "gpu\ntouch x\n"}, []),
+        ({"gres": "${recipe.note}"}, ["recipe.note='gpu\ntouch x'"]),
+        ({"account\nx": "y"}, []),
+        ({"_target_": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"}, []),
+    ],
+)
+def test_a_strangers_launcher_reaches_no_shell(tmp_path, evil, words):
+    folder = tmp_path / "hydra" / "launcher"
+    folder.mkdir(parents=True)
+    (folder / "cl.yaml").write_text("defaults: [slurm]\n" + yaml.safe_dump(evil))
+    with pytest.raises((ConfigError, *compose.COMPOSITION_ERRORS)):
+        composed(f"hydra.searchpath=[file://{tmp_path}]", "hydra/launcher=cl", *words)
+    if "_" not in str(words + list(evil)):  # what it asks for is what is refused, not something beside it
+        (folder / "cl.yaml").write_text("defaults: [slurm]\npartition: cpu\n")
+        hydra_compose("config", overrides=[f"hydra.searchpath=[file://{tmp_path}]", "hydra/launcher=cl", *words])
+
+
+def test_a_package_to_search_is_not_imported(tmp_path):
+    """`this` prints a poem when it is imported; a package of configurations would run whatever it holds."""
+    (tmp_path / "path.yaml").write_text("defaults: [config, _self_]\nhydra: {searchpath: ['pkg://this']}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", "--config-dir", str(tmp_path), "--config-name", "path", "--cfg", "job"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and "pkg://this is not allowed" in done.stderr, done.stderr
+    assert "Beautiful" not in done.stdout + done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("option", ["--config-dir", "--config-path"])
