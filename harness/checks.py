@@ -7,15 +7,16 @@ budget and schedule.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
-from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from torch import nn
 
 from harness import losses, optimizer
+from harness.frozen import adapter_prefix
 from harness.probe import Probe
 from methods.hooks import find
 
@@ -56,7 +57,7 @@ def seed(probe: Probe) -> list[str]:
 def gradients(probe: Probe) -> list[str]:
     """Every trained tensor is reached by a gradient, in some phase; nothing trains but adapter and head."""
     method, config = find(probe.model), probe.model.peft_config["default"]
-    prefix = PEFT_TYPE_TO_PREFIX_MAPPING.get(config.peft_type, "prompt_encoder")
+    prefix = adapter_prefix(config)
     biases = getattr(config, "bias", "none") != "none"
     dead: set[str] = set()
     wrong: set[str] = set()
@@ -114,7 +115,7 @@ def head(probe: Probe) -> list[str]:
     if frozen := {name for name in asked - trained if "lora_" not in name}:
         return [f"{some(frozen)} are new for this task and would stay as they are; {told}"]
     kept = {name.replace(".modules_to_save.default", "") for name in asked}
-    stored = {key.removeprefix("base_model.model.") for key in get_peft_model_state_dict(probe.model)}
+    stored = {re.sub(r"^base_model\.(model\.)?", "", key) for key in get_peft_model_state_dict(probe.model)}
     lost = {name for name in kept if name not in stored}
     return [f"{some(lost)} are trained and would not be saved; {told}"] if lost else []
 

@@ -27,10 +27,14 @@ class Changed(HarnessError):
     state = "FAILED"  # of the run's record
 
 
+def adapter_prefix(config: Any) -> str:
+    """What peft puts into the names of an adapter's weights; a prompt's are in an encoder beside the backbone."""
+    return "prompt_encoder" if config.is_prompt_learning else PEFT_TYPE_TO_PREFIX_MAPPING[config.peft_type]
+
+
 def sums(model: PeftModel) -> dict[str, Tensor]:
     """Of every weight that is frozen and no part of an adapter: its blocks' sums, int64 on the weight's device."""
-    kind: Any = model.peft_config["default"].peft_type
-    prefix = PEFT_TYPE_TO_PREFIX_MAPPING.get(kind, "prompt_encoder")
+    prefix = adapter_prefix(model.peft_config["default"])
     return {
         name: _blocks(parameter.detach())
         for name, parameter in model.named_parameters()

@@ -16,10 +16,14 @@ from harness.tokens import Tokens
 SHORT = ["data.max_train_rows=64", "data.max_eval_rows=32"]
 
 
-def prepared(*words):
+PROMPT = {"name": "prompt", "_target_": "peft.PromptTuningConfig", "num_virtual_tokens": 4}
+
+
+def prepared(*words, yaml=None):
     """All that a run has before its first step: configuration, model, rows, and what makes a Probe of them."""
     plan = run.plan(compose.composed([*SHORT, *words]))
     config, rows = plan.config, plan.task
+    config.method = yaml or config.method
     backbone, tokenizer = model.load(config.model, plan.directory, rows, seed=0, quantization=config.quantization)
     bare = probe.shared(backbone, everything=True)
     method = model.method_config(config.method, config.model, rows.kind, backbone)
@@ -242,6 +246,12 @@ def test_a_sound_run_passes_and_is_not_touched(words):
     assert modes == [m.training for m in there.tuned.modules()]
     assert str(drawn) == str(checkpoint.generators())
     assert known == sorted(vars(there.tuned.base_model))
+
+
+def test_a_prompt_of_peft_beside_the_backbone_passes():
+    there = prepared(yaml=PROMPT)
+    assert preflight.check(there.config, there.probe)[1]["passed"] == list(CHECKS)
+    assert not any("prompt" in name for name in frozen.sums(there.tuned))
 
 
 def test_a_run_with_preflight_off_is_bit_identical(tmp_path):
