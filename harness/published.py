@@ -9,12 +9,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import tomllib
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness import paper, paths
 from harness.errors import ConfigError, unknown
 from harness.paper import Average, Column, Count, Line, Published, Setting, Table
+from harness.schema import METRICS
 
 SETTINGS = {field.name for field in dataclasses.fields(Setting)}
 NEEDED = SETTINGS - {"seeds_reason", "scheme"}
@@ -77,7 +79,7 @@ class _Reader:
         columns = self.named("columns", content["columns"])
         average = self.average(content["average"], columns) if "average" in content else None
         shared = _Shared(columns, self.settings("", content), average, content.get("counts", {}))
-        made = {key: self.column(key, one) for key, one in columns.items()}
+        made = {key: self.column(key, one, content.get("can_run", True)) for key, one in columns.items()}
         rows = {key: self.row(key, one, shared) for key, one in self.named("rows", content["rows"]).items()}
         more = {key: content[key] for key in ("remarks", "can_run", "words") if key in content}
         return Table(
@@ -109,9 +111,13 @@ class _Reader:
                 raise self.fail("average.of", unknown("column", key, columns))
         return average
 
-    def column(self, key: str, content: dict[str, Any]) -> Column:
+    def column(self, key: str, content: dict[str, Any], can_run: bool) -> Column:
         own = {name: value for name, value in content.items() if name not in SETTINGS}
-        return self.make(f"columns.{key}", Column, own)
+        column: Column = self.make(f"columns.{key}", Column, own)
+        metric = str(column.metric).rpartition(".")[2]
+        if can_run and metric not in (known := set(chain.from_iterable(METRICS.values()))):
+            raise self.fail(f"columns.{key}.metric", unknown("metric", metric, known))
+        return column
 
     def settings(self, where: str, content: dict[str, Any]) -> dict[str, Any]:
         """The settings among the keys, checked."""

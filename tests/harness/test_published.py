@@ -107,6 +107,11 @@ def test_the_narrowest_place_wins(small):
         ('key = "x"\n', "", "rows[0]: lacks the key 'key'"),
         ("[average]", "[average", "cannot be read as TOML"),
         ('task = "glue/rte"\n', "", "columns.a: lacks the key 'task'"),
+        (
+            'metric = "accuracy"',
+            'metric = "acuracy"',
+            "columns.a.metric: unknown metric 'acuracy'. Did you mean accuracy?",
+        ),
     ],
 )
 def test_mistakes_name_file_and_key(small, old, new, says):
