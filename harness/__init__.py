@@ -12,7 +12,7 @@ Reading order, and the direction of imports (an arrow never points back; tests/t
     pack, joint     runs over one backbone: which, and what cannot be; their forward and backward passes as one
     mirror      W&B and other trackers, from a process that follows the run
     compose, config, schema      Hydra's errors in one message; the schema
-    allowed     what a configuration may make Hydra do, checked before it does
+    allowed, shell, ranges       what a configuration may make Hydra do, and a cluster's shell; numbers within bounds
     recipe, level, rows          the papers' hyper-parameters; their sizes; both as rows of TOML
     task, files, dataset         columns, labels, splits; from files in the official layout; from the hub
     columns, shapes, instructions    rows checked, flattened and put into prompts
@@ -20,7 +20,7 @@ Reading order, and the direction of imports (an arrow never points back; tests/t
     splits, answers              the papers' special splits; generated answers read back as labels
     data, tokens                 text -> batches; tokenised once, kept on disk
     metrics, scores, spans       in-tree `evaluate` metrics; their arithmetic; answers as SQuAD compares them
-    model, targets               backbone and method; what peft does not check of its own
+    model, architecture, targets    backbone and method; what may be changed in it; what peft does not check of its own
     directory, snapshot          where the backbone is; its files from the hub
     budget                       the parameter budget
     quantization, codes          the backbone in 4 or 8 bits, and back; what the codes are, written out

@@ -14,10 +14,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import targets
+from harness import architecture, targets
 from harness.config import ModelConfig, QuantizationConfig
-from harness.directory import shaped
-from harness.errors import ConfigError, ModelError, nearest, unknown
+from harness.errors import ConfigError, ModelError, nearest
 from harness.identity import digest
 
 if TYPE_CHECKING:
@@ -29,11 +28,6 @@ if TYPE_CHECKING:
 
 # Keys of a method's YAML, or of a recipe for it, that are no arguments of its configuration.
 OURS = ("_target_", "name", "size", "ranks", "init_normal", "declares")
-# Settings that a model reads and its configuration class lacks.
-UNDECLARED = {
-    "deberta-v2": ("cls_dropout", "norm_rel_ebd", "position_buckets", "share_att_key"),
-    "t5": ("decoder_start_token_id",),
-}
 
 
 @dataclass(frozen=True)
@@ -71,15 +65,10 @@ def load(
     from methods import attention
 
     _quiet()
-    try:
+    with architecture.loading(spec, directory):
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         with _drawn_from("head", seed):
             model, missing = _instantiate(spec, directory, task)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        reason = str(error).strip().splitlines()
-        raise ModelError(
-            f"{directory} cannot be loaded as model {spec.name}: {reason[0] if reason else error!r}"
-        ) from error
     random = [name for name in missing if not _in_head(name, spec.head_modules)]
     if random:
         raise ModelError(
@@ -99,7 +88,7 @@ def skeleton(spec: ModelConfig, directory: Path, task: Task) -> PreTrainedModel:
     import torch
 
     _quiet()
-    with torch.device("meta"):
+    with architecture.loading(spec, directory), torch.device("meta"):
         return _instantiate(replace(spec, init="random"), directory, task)[0]
 
 
@@ -120,21 +109,11 @@ def _dtype(name: str) -> Any:
 
 def _instantiate(spec: ModelConfig, directory: Path, task: Task) -> tuple[PreTrainedModel, list[str]]:
     """The model, pre-trained or from its configuration alone, and the names that the checkpoint did not have."""
-    from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+    from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
     generates = task.kind == "generation"
     labels = {} if generates else {"num_labels": max(1, len(task.labels))}
-    if shape := shaped(spec, directory):
-        config = AutoConfig.for_model(**(shape | labels))
-        known = {*type(config)().to_dict(), *type(config).attribute_map, *UNDECLARED.get(config.model_type, ())}
-        for key in shape.keys() - known:
-            raise ConfigError(f"model.shape: {unknown('setting', key, known)}")
-    else:
-        config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False, **labels)
-    for key, value in spec.config.items():
-        if not hasattr(config, key) and key not in UNDECLARED.get(config.model_type, ()):
-            raise ModelError(f"model.config.{key} is no setting of a {config.model_type} model")
-        setattr(config, key, value)
+    config = architecture.of(spec, directory, labels)
     kind = AutoModelForSeq2SeqLM if generates else AutoModelForSequenceClassification
     if spec.init == "random":
         return _headed(_untied(kind.from_config(config, dtype=_dtype(spec.dtype))), spec, task), []
