@@ -194,6 +194,9 @@ def attach(
     """
     import peft
 
+    from methods import saved
+
+    saved.mark(model, config)
     with _drawn_from("adapter", seed):
         try:
             tuned: Any = peft.get_peft_model(model, config, autocast_adapter_dtype=True)

@@ -127,10 +127,8 @@ def _task(name: str, own: TaskConfig) -> TaskConfig:
 
 def _model(folder: Path, stored: Record, config: RunConfig) -> tuple[PeftModel, Any]:
     """The backbone with the run's adapter and head. Raises ModelError where the backbone is another one than then."""
-    from peft import PeftModel
-
     from harness import model
-    from methods import hooks  # noqa: F401  (importing the package makes peft know its methods)
+    from methods import saved
 
     at = directory.locate(config.model)
     if (
@@ -142,7 +140,7 @@ def _model(folder: Path, stored: Record, config: RunConfig) -> tuple[PeftModel, 
         config.model, at, task.empty(config.task), seed=config.seed, quantization=config.quantization,
         precision=stored.identity["train"]["precision"],
     )  # fmt: skip
-    return PeftModel.from_pretrained(backbone, folder / "adapter", autocast_adapter_dtype=True), tokenizer
+    return saved.load(backbone, folder / "adapter", autocast_adapter_dtype=True), tokenizer
 
 
 def _labels(spec: TaskConfig, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:

@@ -96,6 +96,8 @@ def save_adapter(folder: Path, model: PeftModel, backbone: str) -> str:
 
     `backbone` stands in the adapter's configuration in place of a path of this machine.
     """
+    from methods import saved
+
     temporary, final = folder / "adapter.tmp", folder / "adapter"
     shutil.rmtree(temporary, ignore_errors=True)
     config = model.peft_config["default"]
@@ -104,6 +106,7 @@ def save_adapter(folder: Path, model: PeftModel, backbone: str) -> str:
         model.save_pretrained(str(temporary), save_embedding_layers=False)
     finally:
         config.base_model_name_or_path = path_here
+    saved.sign(temporary, config)
     weights = sorted(temporary.glob("*.safetensors"))
     shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)

@@ -10,6 +10,7 @@ A method of ours is one file and one YAML; peft's own are one YAML. Its names ag
     adapters.py  the adapters of one model
     tuner.py     the peft plumbing
     backbone.py  the network's own parameters, ties and fingerprint
+    saved.py     an adapter's folder and the backbone it belongs to
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ ARROWS = {
     },
     "__main__": {"compose", "distributed", "errors", "make", "pack", "paths", "sweep"},
 }  # fmt: skip
-OF_METHODS = {"hooks", "attention"}
+OF_METHODS = {"hooks", "attention", "saved"}
 
 
 def imported(path: Path) -> set[str]:

@@ -8,9 +8,10 @@ import pytest
 import torch
 from battery import each, trained
 from safetensors.torch import load_file
-from tiny import ROOT, Case, logits, randomise, train
+from tiny import METHODS, ROOT, Case, logits, randomise, train
 
 import methods
+from methods import saved
 
 OURS = [row.name for row in methods.METHODS if row.file != "peft"]
 
@@ -47,6 +48,20 @@ def test_another_backbone_is_refused(method, tmp_path):
     adapter = [parameter for name, parameter in low_precision.named_parameters() if case.is_adapter(name)]
     assert all(parameter.dtype is torch.float32 for parameter in adapter)
     assert torch.isfinite(logits(low_precision, case.batch())).all()
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in OURS])
+def test_another_backbone_is_refused_to_adapters_of_peft(method, tmp_path):
+    case = Case(method, "roberta", "classification")
+    bare = case.base()
+    config = case.config()
+    saved.mark(bare, config)
+    model = peft.get_peft_model(bare, config)
+    model.save_pretrained(tmp_path)
+    saved.sign(tmp_path, model.peft_config["default"])
+    with pytest.raises(ValueError, match="belongs to a backbone with fingerprint"):
+        saved.load(case.base(seed=1), tmp_path)
+    assert not trained(saved.load(case.base(), tmp_path))
 
 
 @pytest.mark.parametrize("method", OURS)
