@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -114,6 +115,35 @@ def test_an_accident_in_mid_run_costs_no_bit(slurm, tmp_path, undisturbed, accid
     [record] = [json.loads(path.read_text()) for path in tmp_path.glob("*/record.json")]
     assert record["provenance"]["resumed_at"] > 0
     assert record["provenance"]["attempts"][0]["state"] in ("PREEMPTED", "TIMEOUT", "RUNNING")
+
+
+def test_a_real_limit_of_one_minute_costs_no_bit(slurm, tmp_path, undisturbed):
+    """The run is held in mid-training until Slurm's warning has come, so it outlasts its minute on any machine."""
+    sweep = start(slurm, tmp_path, *LONG, "hydra.launcher.time_minutes=1", "hydra.launcher.signal_seconds=20")
+    owner = job_of(training(tmp_path))
+    os.kill(owner["pid"], signal.SIGSTOP)
+    assert ask(slurm, "squeue", "-h", "-o", "%T %l").split() == ["RUNNING", "1:00"]
+    until(lambda: not held(owner["pid"]), seconds=90)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(owner["pid"], signal.SIGCONT)
+    while sweep.poll() is None:  # it may be warned again; without this each requeue waits two minutes
+        if "PENDING" in ask(slurm, "squeue", "-h", "-o", "%T"):
+            ask(slurm, "scontrol", "update", f"jobid={owner['job']}", "starttime=now")
+        time.sleep(0.2)
+    finish(sweep)
+    assert sciences(tmp_path) == undisturbed
+    [record] = [json.loads(path.read_text()) for path in tmp_path.glob("*/record.json")]
+    assert record["provenance"]["resumed_at"] > 0
+    assert {one["state"] for one in record["provenance"]["attempts"]} == {"TIMEOUT"}
+
+
+def held(pid):
+    """Whether a stopped process is still held: no SIGUSR2 waits for it, and nobody let it go on."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    except OSError:
+        return False
+    return lines["State"].split()[0] == "T" and not int(lines["ShdPnd"], 16) >> (signal.SIGUSR2 - 1) & 1
 
 
 def test_one_killed_job_hides_no_other(slurm, tmp_path):
