@@ -24,6 +24,7 @@ from typing import Any
 from harness.config import WandbConfig
 from harness.identity import digest
 from harness.interrupt import Stopped
+from harness.scrub import scrubbed
 
 FILE, LOG = "mirror.jsonl", "mirror.log"
 MOST_LOSSES = 10_000
@@ -112,13 +113,13 @@ class Mirror:
     def _write(self, row: dict[str, Any]) -> None:
         if self._file is not None:
             try:
-                self._file.write(json.dumps(row) + "\n")
+                self._file.write(json.dumps(scrubbed(row)) + "\n")
                 self._file.flush()
             except OSError as error:
                 self._off(error)
 
     def _off(self, error: OSError) -> None:
-        print(f"warning: this run is not mirrored any more: {error}", file=sys.stderr, flush=True)
+        print(f"warning: this run is not mirrored any more: {scrubbed(str(error))}", file=sys.stderr, flush=True)
         self._file = None
 
 
@@ -234,5 +235,12 @@ def main(folder: Path) -> None:
         one.finish(summary, code)
 
 
+def in_one_line(kind: type[BaseException], error: BaseException, trace: object) -> None:
+    """In place of a traceback in this process's log, which would show paths, addresses and keys."""
+    said = str(scrubbed(str(error))).splitlines()
+    print(f"error: not mirrored: {kind.__name__}: {said[0] if said else ''}", file=sys.stderr, flush=True)
+
+
 if __name__ == "__main__":
+    sys.excepthook = in_one_line
     main(Path(sys.argv[1]))

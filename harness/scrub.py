@@ -44,6 +44,14 @@ def _patterns() -> list[tuple[re.Pattern[str], str]]:
     home, host = os.path.expanduser("~"), platform.node()
     if len(home) > 1:
         found.append((re.compile(rf"(?<![\w.-]){re.escape(home)}(?![\w.-])"), "~"))
-    if len(host) > 3 and host != "localhost":
-        found.append((re.compile(rf"(?<![\w-]){re.escape(host)}(?![\w-])"), "[host]"))
+    if len(host) > 1 and host != "localhost":
+        found.append((_host(host), "[host]"))
     return found
+
+
+def _host(host: str) -> re.Pattern[str]:
+    """A machine's name between other words. One of two or three letters may be one of our own words: `rte`, `train/lr`."""
+    name = re.escape(host)
+    if len(host) > 3:
+        return re.compile(rf"(?<![\w-]){name}(?![\w-])")
+    return re.compile(rf"(?!\A{name}\Z)(?<![\w./-]){name}(?![\w/-])")

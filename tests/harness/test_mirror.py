@@ -107,6 +107,32 @@ def test_a_mirror_that_hangs_is_not_waited_for(tmp_path, monkeypatch):
     assert sum(1 for _ in (tmp_path / mirror.FILE).open()) <= mirror.MOST_LOSSES + 2
 
 
+def test_no_secret_and_no_path_of_this_machine_reaches_a_tracker(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    monkeypatch.setenv("SOME_TOKEN", "planted-secret")
+    monkeypatch.setattr(sys, "executable", "true")
+    one = mirror.Mirror(
+        tmp_path, "a.run.s3.0123", IDENTITY | {"note": "planted-secret in /home/somebody/x"}, settings(), None
+    )
+    one.tell(1, [0.5], [{"step": 1, "planted-secret": 1.0}])
+    one.finish("DONE", {"planted-secret": 1.0})
+    assert (tmp_path / mirror.FILE).read_text().count("[removed]") == 3
+    kept = "".join(path.read_text() for path in tmp_path.iterdir())
+    assert "planted-secret" not in kept and "somebody" not in kept
+
+    mirror.in_one_line(ConnectionError, ConnectionError("planted-secret is refused\nby /home/somebody/x"), None)
+    assert capsys.readouterr().err == "error: not mirrored: ConnectionError: [removed] is refused\n"
+
+
+def test_the_log_of_a_follower_that_fails_has_one_line(tmp_path):
+    (tmp_path / mirror.FILE).write_text('{"head": {"mode": "disabled", "trackers": ["nowhere"]}}\n')
+    done = subprocess.run(
+        [sys.executable, "-m", "harness.mirror", str(tmp_path)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 1 and done.stderr.startswith("error: not mirrored: KeyError: 'nowhere'"), done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_who_is_told_without_being_asked(monkeypatch, tmp_path):
     for name in ("WANDB_MODE", "WANDB_API_KEY"):
         monkeypatch.delenv(name, raising=False)

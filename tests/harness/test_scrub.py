@@ -49,6 +49,18 @@ def test_words_and_numbers_stay(monkeypatch):
     assert os.environ["A_KEY"] == "short"
 
 
+def test_a_machine_of_a_short_name(monkeypatch):
+    """Taken out of sentences; where the same letters are one of our words they stay."""
+    monkeypatch.setattr(platform, "node", lambda: "pc")
+    assert scrub.scrubbed("Connection to pc:80 by me@pc failed on pc.") == (
+        "Connection to [host]:80 by me@[host] failed on [host]."
+    )
+    same = {"pc": "pc", "a/pc": "pc/b", "pcs": "a-pc-b"}
+    assert scrub.scrubbed(same) == same
+    monkeypatch.setattr(platform, "node", lambda: "node17")
+    assert scrub.scrubbed({"at": "node17", "path": "/net/node17/x"}) == {"at": "[host]", "path": "/net/[host]/x"}
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"id": "../../etc"}, {"id": "a/b"}, {"id": ".hidden"}, {"id": 7}, {"id": "a\nb"},
