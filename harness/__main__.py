@@ -13,7 +13,7 @@ from typing import NoReturn
 import hydra
 from omegaconf import DictConfig
 
-from harness import compose, distributed, make, pack, sweep
+from harness import compose, distributed, make, pack, preview, sweep
 from harness.errors import HarnessError
 from harness.paths import CONF
 
@@ -44,6 +44,9 @@ def main() -> None:
         sys.argv[0] = "python -m harness"  # as the usage line has it
     try:
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(one)()
+        if preview.asked(sys.argv[1:]):
+            for line in preview.solved(sys.argv[1:]):
+                print(line)
     except HarnessError as error:
         bad_input(str(error))
     except compose.COMPOSITION_ERRORS as error:
