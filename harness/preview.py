@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from harness import compose
 from harness.errors import HarnessError
@@ -12,8 +13,7 @@ from harness.errors import HarnessError
 def asked(words: Sequence[str]) -> bool:
     """Whether a command line asks for the configuration of its run instead of the run."""
     return any(word in ("--cfg=job", "--cfg=all", "-cjob", "-call") for word in words) or any(
-        pair in ((flag, part) for flag in ("--cfg", "-c") for part in ("job", "all"))
-        for pair in zip(words, words[1:], strict=False)
+        pair in ((flag, part) for flag in ("--cfg", "-c") for part in ("job", "all")) for pair in pairwise(words)
     )
 
 
@@ -26,7 +26,6 @@ def solved(words: Sequence[str]) -> list[str]:
     if not config.method.get("size") or (config.budget.sized and config.budget.max_adapter_params is None):
         return []
     import methods.hooks  # noqa: F401  (first: it hushes what bitsandbytes says while peft is imported)
-
     from harness import budget, directory, task
 
     shapes = config.model if config.model.path else replace(config.model, init="random")
