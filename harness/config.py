@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+from harness import ranges
 from harness.errors import ConfigError
-from harness.schema import ModelConfig, TaskConfig, at_least, one_of
+from harness.schema import ModelConfig, TaskConfig, one_of
 
 ENCODER_DECODERS = ("bart", "t5")
 # What accelerate.tracking speaks to, beside W&B
@@ -29,10 +30,6 @@ class DataConfig:
     eval_batch_size: int
     max_train_rows: int | None
     max_eval_rows: int | None
-
-    def __post_init__(self) -> None:
-        for name in ("max_length_tokens", "max_target_tokens", "eval_batch_size", "max_train_rows", "max_eval_rows"):
-            at_least(f"data.{name}", getattr(self, name), 1)
 
     @property
     def lengths(self) -> dict[str, int]:
@@ -79,10 +76,7 @@ class TrainConfig:
         one_of("train.schedule", self.schedule, ("linear", "constant"))
         one_of("train.precision", self.precision, ("auto", "float32", "bfloat16"))
         one_of("train.select", self.select, ("last", "best"))
-        for name in ("batch_size", "accumulation_steps", "max_steps"):
-            at_least(f"train.{name}", getattr(self, name), 1)
-        for name in ("learning_rate", "epochs", "weight_decay", "warmup_steps", "warmup_ratio", "clip_norm"):
-            at_least(f"train.{name}", getattr(self, name), 0)
+        ranges.check(self, "train")
         if self.batch_size % self.accumulation_steps:
             raise ConfigError(
                 f"train.batch_size={self.batch_size} cannot be split into train.accumulation_steps="
@@ -107,7 +101,6 @@ class QuantizationConfig:
     def __post_init__(self) -> None:
         one_of("quantization.weights", self.weights, ("none", "nf4", "fp4", "int8", "bf16"))
         one_of("quantization.compute_dtype", self.compute_dtype, ("auto", "float32", "bfloat16"))
-        at_least("quantization.outlier_threshold", self.outlier_threshold, 0)
         if self.double_quant and self.weights not in ("nf4", "fp4"):
             raise ConfigError(f"quantization.double_quant=true needs 4-bit weights (nf4, fp4), not {self.weights}")
 
@@ -128,13 +121,6 @@ class GenerationConfig:
     no_repeat_ngram_size: int | None
     validation_rows: int | None
 
-    def __post_init__(self) -> None:
-        at_least("generation.validation_rows", self.validation_rows, 1)
-        at_least("generation.num_beams", self.num_beams, 1)
-        at_least("generation.max_new_tokens", self.max_new_tokens, 1)
-        at_least("generation.min_new_tokens", self.min_new_tokens, 0)
-        at_least("generation.no_repeat_ngram_size", self.no_repeat_ngram_size, 0)
-
 
 @dataclass
 class BudgetConfig:
@@ -150,9 +136,6 @@ class BudgetConfig:
     level_params: int | None
     level_percent: float | None
     sized: bool
-
-    def __post_init__(self) -> None:
-        at_least("budget.max_adapter_params", self.max_adapter_params, 1)
 
 
 @dataclass
@@ -183,9 +166,6 @@ class PreflightConfig:
     enabled: bool
     skip: list[str]
     max_truncated_percent: float
-
-    def __post_init__(self) -> None:
-        at_least("preflight.max_truncated_percent", self.max_truncated_percent, 0)
 
 
 @dataclass
@@ -218,7 +198,8 @@ class ResultsConfig:
     checkpoint_seconds: float | None
 
     def __post_init__(self) -> None:
-        at_least("results.checkpoint_seconds", self.checkpoint_seconds, 0)
+        if not self.root.strip() or not self.root.isprintable():  # it stands in scripts of Slurm's jobs
+            raise ConfigError(f"results.root={self.root!r} is no folder's name; give one, such as results/runs")
 
 
 @dataclass
@@ -245,9 +226,8 @@ class RunConfig:
     wandb: WandbConfig
 
     def __post_init__(self) -> None:
-        at_least("seed", self.seed, 0)
-        at_least("threads", self.threads, 1)
-        at_least("pack", self.pack, 1)
+        ranges.check(self)
+        ranges.patterns(self.method, self.model.sites)
         one_of("device", self.device, ("auto", "cpu", "cuda"))
         one_of("rerun", self.rerun, ("never", "stale", "always"))
         if self.task.kind == "generation" and self.model.family not in ENCODER_DECODERS:

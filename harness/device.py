@@ -37,6 +37,12 @@ def precision(asked: str, device: str) -> str:
     return ("bfloat16" if device == "cuda" else "float32") if asked == "auto" else asked
 
 
+def check_threads(threads: int | None) -> None:
+    """Raises ConfigError for more threads than this machine has any use for; a library would die of them."""
+    if threads is not None and threads > (most := 4 * (os.cpu_count() or 1)):
+        raise ConfigError(f"threads={threads} is above {most}, four times the CPU cores of this machine")
+
+
 def use(device: str, threads: int | None) -> str:
     """Set the number of CPU threads; the device's name, for the record. Raises ConfigError if torch sees no GPU."""
     import torch

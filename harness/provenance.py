@@ -43,6 +43,7 @@ NUMBERLESS = {"methods", "harness"} | {
         "interrupt",
         "paths",
         "provenance",
+        "ranges",
         "record",
         "scrub",
         "snapshot",

@@ -19,7 +19,7 @@ def of(config: RunConfig, task: Task, device: str) -> list[str]:
     told += [f"deviates from recipe {known.name}: {', '.join(found)}" for found in [deviations(config)] if found]
     if known.trials:
         told.append(chosen_by(known.trials, config.task.selects))
-    if config.generation.validation_rows is not None and config.train.evaluate_every_epochs:
+    if config.generation.validation_rows is not None and config.train.evaluate_every_epochs is not None:
         told.append(
             f"while training, at most the first {config.generation.validation_rows} {task.selects} rows are scored"
         )
@@ -44,7 +44,7 @@ def deviations(config: RunConfig) -> list[str]:
         "method": config.method["name"],
         **{group: getattr(config, group).name for group in ("model", "budget", "task")},
     }
-    own = recipe.values(names | {"variant": known.variant})
+    own = recipe.tagged(names | {"variant": known.variant})
     changed = [key for key, tag in known.tags.items() if tag == "command line" and key in own]
     told = [f"{key}={_at(config, key)} (recipe: {own[key]})" for key in changed]
     if config.train.max_steps is not None and "train.max_steps" not in known.tags and "train.epochs" in own:

@@ -56,6 +56,7 @@ def run(plan: Plan, group: Group | None = None) -> Record:
     Whatever stops it is in the store before it leaves this function; a signal leaves it as `interrupt.Stopped`. Of
     several processes (`distributed.joined`) the first one owns the run and its record; the others follow.
     """
+    device.check_threads(plan.config.threads)
     group = group or Group()
     with group.interrupt:
         return lead(plan, group) if group.leads else follow(plan, group)

@@ -37,12 +37,6 @@ def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ConfigError(f"{key}: {unknown('value', str(value), allowed)}")
 
 
-def at_least(key: str, value: float | None, bound: float) -> None:
-    """Raise ConfigError for a number that is too small; None passes."""
-    if value is not None and not value >= bound:
-        raise ConfigError(f"{key}={value} is below {bound:g}, the smallest value allowed")
-
-
 @dataclass
 class ModelConfig:
     """A backbone: where its weights are, what its parts are called, how it is loaded.
