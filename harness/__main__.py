@@ -14,7 +14,7 @@ import hydra
 from omegaconf import DictConfig
 
 from harness import compose, distributed, make, pack, preview, sweep
-from harness.errors import HarnessError
+from harness.errors import HarnessError, reader_left
 from harness.paths import CONF
 
 
@@ -47,12 +47,15 @@ def main() -> None:
         if preview.asked(sys.argv[1:]):
             for line in preview.solved(sys.argv[1:]):
                 print(line)
+        sys.stdout.flush()
     except HarnessError as error:
         bad_input(str(error))
     except compose.COMPOSITION_ERRORS as error:
         bad_input(compose.explain(error))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except BrokenPipeError:
+        raise SystemExit(reader_left()) from None
     raise SystemExit(1 if make.failed else 0)
 
 

@@ -7,6 +7,9 @@ missing file or a malformed row. Anything else that escapes is a bug of ours and
 from __future__ import annotations
 
 import difflib
+import os
+import signal
+import sys
 from collections.abc import Iterable
 
 
@@ -48,3 +51,9 @@ def unknown(kind: str, word: str, allowed: Iterable[str]) -> str:
     close = nearest(word, names)
     hint = f" Did you mean {close}?" if close else ""
     return f"unknown {kind} '{word}'.{hint} Allowed: {', '.join(names)}"
+
+
+def reader_left() -> int:
+    """`| head` has read enough: a command's exit code for it. Python, which flushes stdout when it ends, is kept quiet."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE

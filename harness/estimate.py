@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from harness import compose, device, directory, task
 from harness.config import RunConfig
-from harness.errors import ConfigError, HarnessError
+from harness.errors import ConfigError, HarnessError, reader_left
 
 if TYPE_CHECKING:
     from torch import nn
@@ -185,23 +185,26 @@ def shown(found: dict[str, Estimate]) -> str:
 
 def main() -> None:
     """Print the table; a mistake is one message and exit code 2."""
-    words = sys.argv[1:]
-    if not words or {"-h", "--help"} & set(words):
-        print(__doc__)
-        raise SystemExit(0)
     try:
-        if any(word.startswith(("params=", "trained=")) for word in words):
-            print(shown(numbers(words)))
-            return
-        configs = variants(words)
-        asked = next(iter(configs.values()))
-        train, data = asked.train, asked.data
-        print(f"{asked.model.name}, {asked.task.name}: micro-batch {train.batch_size // train.accumulation_steps} x "
-              f"{data.max_length_tokens} tokens")  # fmt: skip
-        print(shown({name: estimate(config) for name, config in configs.items()}))
+        print(_answer(sys.argv[1:]), flush=True)
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except BrokenPipeError:
+        raise SystemExit(reader_left()) from None
+
+
+def _answer(words: list[str]) -> str:
+    if not words or {"-h", "--help"} & set(words):
+        return __doc__ or ""
+    if any(word.startswith(("params=", "trained=")) for word in words):
+        return shown(numbers(words))
+    configs = variants(words)
+    asked = next(iter(configs.values()))
+    train, data = asked.train, asked.data
+    batch = f"micro-batch {train.batch_size // train.accumulation_steps} x {data.max_length_tokens} tokens"
+    found = shown({name: estimate(config) for name, config in configs.items()})
+    return f"{asked.model.name}, {asked.task.name}: {batch}\n{found}"
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ or 2 for bad input.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from harness import costs, index, layout, output, provenance, published, skim, t
 from harness.bundle import Held
 from harness.cells import PARAMS, Stale, gather
 from harness.compare import compare
-from harness.errors import ConfigError, HarnessError
+from harness.errors import ConfigError, HarnessError, reader_left
 from harness.examples import Examples
 from harness.grid import grid
 from harness.select import FILTERS, asked, select, where
@@ -121,8 +120,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HarnessError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # `| head` has read enough; without this Python complains once more when it closes stdout
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        return reader_left()
     return 0
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -62,7 +63,23 @@ def test_a_store_alone_is_no_grid(planned):
     assert "usage: python -m harness [" in command("--nonsense", module="harness", code=2)
 
 
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [("harness.status", ["--root", "results/reference"]), ("harness", ["--help"]), ("harness.estimate", [])],
+)
+def test_a_reader_that_has_read_enough(module, words):
+    """As in `... | head`: no traceback."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", module, *words], stdout=writing, stderr=subprocess.PIPE, cwd=ROOT, env=ENV
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path):
+    assert "nowhere is no folder" in command("--root", f"{tmp_path}/nowhere", module="harness.status", code=2)
     assert "Did you mean adalora_glue?" in command("table=adalora_glu", code=2)
     assert "Did you mean adalora?" in command("table=adalora_glue", "method=adalorra", code=2)
     assert "Did you mean diverged?" in command("--retry", "divergd", code=2)
