@@ -4,14 +4,16 @@ Reading order, and the direction of imports (an arrow never points back; tests/t
 
     __main__    compose the configuration, run or sweep, print one honest line
     run, remarks                 the whole experiment on one screen; what a reader of its number must know
-    sweep       many runs at once: Hydra's multirun;  wanted, composer, state, make  (which runs, composed together;
-                what became of them; one of them)
+    sweep       many runs at once: Hydra's multirun;  wanted, composer, memory  (which runs, composed together, remembered)
+                state, standing, make  (what became of runs; of the wanted ones; one of them)
                 on which machine: workers, slurm, jobs  (processes here; job arrays; Slurm's queue)
                 launch, forecast, trial, status  (what a table lacks, launched; its cost, as stored or tried; how it stands)
+                cancel  (waiting jobs that it no longer names)
                 search, study  (values searched with equal trials, as runs; what is searched and proposed)
     pack, joint     runs over one backbone: which, and what cannot be; their forward and backward passes as one
     mirror      W&B and other trackers, from a process that follows the run
     compose, config, schema      Hydra's errors in one message; the schema
+    preview     what `--cfg job` cannot compose: sizes that a budget solves
     allowed, shell, ranges       what a configuration may make Hydra do, and a cluster's shell; numbers within bounds
     recipe, level, rows          the papers' hyper-parameters; their sizes; both as rows of TOML
     task, files, dataset         columns, labels, splits; from files in the official layout; from the hub

@@ -1,6 +1,6 @@
 """Slurm's queue, and which of our runs stand in it. Nothing here asks `sacct`; what became of a run is in its record.
 
-    results/runs/.slurm/<job id>.json    one submission: its cluster, and which run each of its jobs makes
+    results/runs/.slurm/<job id>.json    one submission: its cluster, what was asked for, and which run each of its jobs makes
     results/runs/.slurm/<job id>_<n>/    what submitit keeps of a job, and what the job printed
 
 A note that is lost costs nothing but a second submission, which finds the run owned (harness/claim.py) and ends.
@@ -13,11 +13,13 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness import atomic
+from harness import atomic, scrub
 from harness.errors import ConfigError, HarnessError
 
 FOLDER = ".slurm"
@@ -69,21 +71,33 @@ def queue() -> dict[str, str]:
     return {words[0]: words[1] for words in lines if len(words) == 2}
 
 
-def note(root: Path, runs: dict[str, str]) -> None:
-    """Remember a submission: job id -> run id."""
+@dataclass(frozen=True)
+class Noted:
+    """A job that was submitted: its run, and what was asked for: a table by its name, or the words of a grid."""
+
+    run: str
+    table: str = ""
+    words: tuple[str, ...] | None = None
+
+
+def note(root: Path, runs: dict[str, str], table: str = "", words: Sequence[str] | None = None) -> None:
+    """Remember a submission: job id -> run id, and what was asked for."""
     at = root / FOLDER / f"{next(iter(runs)).partition('_')[0]}.json"
     at.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write(at, atomic.to_json({"cluster": cluster().get("ClusterName", ""), "runs": runs}))
+    content = {"cluster": cluster().get("ClusterName", ""), "runs": runs, "table": table, "words": words}
+    atomic.write(at, atomic.to_json(scrub.scrubbed(content)))
 
 
-def noted(root: Path) -> dict[str, str]:
-    """Every job that was submitted for this store to this cluster, oldest first: job id -> run id."""
-    found: dict[str, str] = {}
+def noted(root: Path) -> dict[str, Noted]:
+    """Every job that was submitted for this store to this cluster, oldest first, by its id."""
+    found: dict[str, Noted] = {}
     for path in sorted((root / FOLDER).glob("*.json"), key=lambda path: (len(path.name), path.name)):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             kept: dict[str, Any] = json.loads(path.read_bytes())
             if kept["cluster"] == cluster().get("ClusterName", ""):
-                found |= kept["runs"]
+                words = kept.get("words")
+                of = kept.get("table", ""), None if words is None else tuple(words)
+                found |= {job: Noted(run, *of) for job, run in kept["runs"].items()}
     return found
 
 
@@ -95,6 +109,7 @@ class Jobs:
 
     def __init__(self, root: Path) -> None:
         self.root, self.problem = root, ""
+        self.noted: dict[str, Noted] = {}
         self._live: dict[str, tuple[str, str]] = {}
         self._last: dict[str, str] = {}
         if not any((root / FOLDER).glob("*.json")):
@@ -103,12 +118,12 @@ class Jobs:
             self.problem = "this store has Slurm jobs and there is no squeue here: what waits in the queue is not known"
             return
         try:
-            live, made = queue(), noted(root)
+            live, self.noted = queue(), noted(root)
         except NoAnswer as error:
             self.problem = f"{error}: what waits in the queue is not known"
             return
-        self._last = {run: job for job, run in made.items()}
-        self._live = {run: (job, live[job]) for job, run in made.items() if job in live}
+        self._last = {one.run: job for job, one in self.noted.items()}
+        self._live = {one.run: (job, live[job]) for job, one in self.noted.items() if job in live}
 
     def of(self, run: str) -> tuple[str, str] | None:
         """A run's job in the queue and that job's state there; None where it has none."""
@@ -125,7 +140,8 @@ class Jobs:
         return {run: job for run, (job, _) in self._live.items()}
 
 
-def cancel(jobs: list[str]) -> None:
-    """Take jobs out of the queue; those that run end with a checkpoint."""
+def cancel(jobs: list[str], *, running: bool) -> None:
+    """Take jobs out of the queue; without `running` none that began in the meantime. Those that run end with a checkpoint."""
+    only = [] if running else ["--state=PENDING"]
     for start in range(0, len(jobs), 500):
-        _ask("scancel", *jobs[start : start + 500])
+        _ask("scancel", *only, *jobs[start : start + 500])

@@ -3,7 +3,7 @@
     python -m harness.fill table=adalora_glue seed=0,1,2 --dry-run           the plan, and what it will cost
     python -m harness.fill table=adalora_glue method=adalora task=glue/rte   only these rows and columns of it
     python -m harness.fill method=lora,full task=glue/rte seed=0,1,2 hydra/launcher=slurm hydra.launcher.wait=false
-    python -m harness.fill table=adalora_glue --cancel                       waiting jobs of the store it no longer names
+    python -m harness.fill table=adalora_glue --cancel                       its waiting jobs that it no longer names
 
 The words are those of `python -m harness -m`. `method=`, `budget=`, `task=` and `model=` choose among a table's cells
 (another `model=` replaces its backbone); `seed=` replaces the number of runs that the paper gives; all else is set in
@@ -17,19 +17,21 @@ import argparse
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hydra
 
-from harness import compose, forecast, jobs, make, paths, published, sweep, trial
-from harness.errors import ConfigError, HarnessError, unknown
+from harness import compose, forecast, make, paths, published, standing, sweep, trial
+from harness.cancel import cancel
+from harness.errors import ConfigError, HarnessError, reader_left, unknown
 from harness.paper import Column, Line, Published, Table
 from harness.record import DONE, STATES
+from harness.standing import Found
 from harness.state import LOST, MISSING, State, Survey
-from harness.sweep import AllCombinations, Found, Request
+from harness.sweep import AllCombinations, Request
 
 SEEDS = 5  # runs a cell, where the paper says nothing
 CHOOSING = ("method", "budget", "task", "model")  # words that choose among a table's cells
@@ -115,19 +117,8 @@ def plan(found: Found, probe: bool = False) -> None:
         why = "a few updates told nothing" if probe else "nothing like them is stored; --probe measures a few updates"
         said += [f"{unknown_cost} runs of unknown cost ({why})"]
     print(f"{len(todo)} to launch: {' and '.join(said)}" if todo else "nothing to launch")
-
-
-def cancel(found: Found) -> None:
-    """Take the jobs of these stores out of the queue that stand for no wanted run."""
-    for root in {one.config.results.root for one, _ in found.values()}:
-        queued = jobs.Jobs(Path(root))
-        if queued.problem:
-            raise ConfigError(queued.problem)
-        gone = {run: job for run, job in queued.live().items() if run not in found}
-        jobs.cancel(list(gone.values()))
-        for run, job in gone.items():
-            print(f"cancelled job {job}: {run}")
-        print(f"{len(gone)} jobs cancelled in {root}; {len(queued.live()) - len(gone)} stay")
+    for line in (*standing.elsewhere(found), *standing.unknown(found)):
+        print(f"note: {line}")
 
 
 def hydra_main(words: list[str]) -> None:
@@ -140,21 +131,43 @@ def hydra_main(words: list[str]) -> None:
     hydra.main(version_base="1.3", config_path=str(paths.CONF), config_name="config")(one)()
 
 
-def asked(words: Sequence[str]) -> tuple[list[list[str]], list[str]]:
-    """A command line's rows and remaining words: those of its table where it names one. Raises ConfigError."""
+@dataclass(frozen=True)
+class Asked:
+    """A command line: its table's name or "", that table's rows of overrides, and the words that are left."""
+
+    table: str
+    rows: list[list[str]]
+    rest: list[str]
+
+
+def asked(words: Sequence[str]) -> Asked:
+    """What a command line asks for. Raises ConfigError."""
     tables = [word.partition("=")[2] for word in words if word.startswith("table=")]
     if len(tables) > 1:
         raise ConfigError(f"one table at a time: found {', '.join(tables)}")
     rest = [word for word in words if not word.startswith("table=")]
     if not tables:
-        return [[]], rest
+        return Asked("", [[]], rest)
     table = published.load(tables[0])
     if not table.can_run:
         raise ConfigError(f"table {table.name} cannot be filled by anybody outside: {' '.join(table.remarks)}")
     rows, rest = cells(table, rest)
     if not rows:
         raise ConfigError(f"table {table.name} has no cell that these words choose and conf can run")
-    return rows, [*rest, f"wandb.tags=[{table.name}]"] if has_wandb() else rest
+    return Asked(table.name, rows, tagged(rest, table.name) if has_wandb() else rest)
+
+
+def tagged(words: Sequence[str], name: str) -> list[str]:
+    """The words with the table's name among W&B's tags, beside the user's own."""
+    given = [word for word in words if word.lstrip("+").startswith("wandb.tags=")]
+    if not given:
+        return [*words, f"wandb.tags=[{name}]"]
+    key, _, value = given[-1].partition("=")
+    own = value[1:-1]
+    if not (value.startswith("[") and value.endswith("]")) or set(own) & set("[]"):
+        return list(words)  # a sweep over tags, or nothing that we know to read: as it is
+    tags = f"{key}=[{name}{',' if own.strip() else ''}{own}]"
+    return [tags if word is given[-1] else word for word in words]
 
 
 def has_wandb() -> bool:
@@ -172,6 +185,8 @@ def guarded(work: Any) -> int:
     except compose.COMPOSITION_ERRORS as error:
         print(f"error: {compose.explain(error)}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        return reader_left()
     return 1 if make.failed else 0
 
 
@@ -184,7 +199,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--probe", action="store_true", help="with --dry-run: begin a run of each kind of unknown cost here"
     )
-    parser.add_argument("--cancel", action="store_true", help="cancel waiting jobs of runs that are no longer named")
+    parser.add_argument(
+        "--cancel", action="store_true", help="cancel this table's or grid's waiting jobs of runs no longer named"
+    )
+    parser.add_argument("--cancel-running", action="store_true", help="the same, and those of them that run already")
     parser.add_argument(
         "--retry", default="", metavar="STATE,...", help=f"try these again in any case: {', '.join(RETRY).lower()}"
     )
@@ -194,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         again = {word.upper() for word in options.retry.split(",") if word}
         for word in sorted(again - set(RETRY)):
             raise ConfigError(unknown("state", word.lower(), (name.lower() for name in RETRY)))
-        rows, rest = asked(options.words)
+        given = asked(options.words)
 
         def choose(state: State) -> bool:
             return state.again or state.word in again
@@ -202,8 +220,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.probe and not options.dry_run:
             raise ConfigError("--probe measures for the plan: add --dry-run")
         planned = partial(plan, probe=options.probe)
-        instead = planned if options.dry_run else cancel if options.cancel else None
-        sweep.request = Request(rows, choose, instead, quiet=True)
-        hydra_main(rest)
+        if cancels := options.cancel or options.cancel_running:
+            planned = partial(
+                cancel, table=given.table, words=given.rest, running=options.cancel_running, dry=options.dry_run
+            )
+        instead = planned if options.dry_run or cancels else None
+        here = cancels or options.probe or not options.dry_run
+        sweep.request = Request(given.rows, choose, instead, quiet=True, table=given.table, here=here)
+        hydra_main(given.rest)
 
     return guarded(work)

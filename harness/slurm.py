@@ -98,7 +98,7 @@ class Slurm(OwnLauncher):
         for root, chunk in self._chunks(runs):
             made = self._submit(root, chunk, previous)
             previous = made[0].partition("_")[0]
-            jobs.note(root, dict(zip(made, (one.id for one in chunk), strict=True)))
+            jobs.note(root, dict(zip(made, (one.id for one in chunk), strict=True)), *self.asked)
             submitted |= dict(zip(made, chunk, strict=True))
             print(f"submitted {len(chunk)} run{'s' if len(chunk) > 1 else ''} as Slurm job {previous}", flush=True)
         if self.options["wait"]:

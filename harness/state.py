@@ -36,6 +36,7 @@ class State:
         word: a state of the record, or QUEUED, LOST, MISSING, UNREADABLE. reason: why, where it is not DONE.
         job: its Slurm job in the queue. tries: attempts so far that ended without a result, this one included.
         stale: it was made by other code. at: progress of a run that lives (harness/progress.py).
+        elsewhere: a missing run as it was made on another device: that and its id there (harness/standing.py).
     """
 
     word: str
@@ -44,6 +45,7 @@ class State:
     tries: int = 0
     stale: bool = False
     at: dict[str, Any] = field(default_factory=dict)
+    elsewhere: tuple[str, str] | None = None
 
     @property
     def again(self) -> bool:

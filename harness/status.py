@@ -14,17 +14,21 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import launch, mirror, sweep
+from harness import launch, mirror, standing, sweep
+from harness.errors import ConfigError
 from harness.launch import guarded
 from harness.record import DONE, RUNNING
+from harness.standing import Found
 from harness.state import LOST, MISSING, QUEUED, State, Survey
-from harness.sweep import Found, Request
+from harness.sweep import Request
+from harness.wanted import Wanted
 
 ORDER = (DONE, RUNNING, QUEUED, LOST)
+STORE = Path("results/runs")
 SHOWN = 40  # lines of one state, unless --all
 
 
@@ -75,11 +79,49 @@ def duration(seconds: float) -> str:
     return f"{whole // 60} min {whole % 60:02} s" if whole >= 60 else f"{whole} s"
 
 
-def of_store(root: Path, runs: Iterable[str] | None, everything: bool) -> str:
+def of_store(root: Path, wanted: Sequence[Wanted] | None, everything: bool) -> str:
     """The page of one store, as it is now: of these runs, or of all that it holds or that wait for it."""
     survey = Survey(root)
-    names = runs if runs is not None else sorted({*survey.records, *survey.jobs.live()})
-    return show(root, {run: survey.of(run) for run in names}, survey, everything)
+    if wanted is None:
+        return show(
+            root, {run: survey.of(run) for run in sorted({*survey.records, *survey.jobs.live()})}, survey, everything
+        )
+    found = standing.standing(wanted, {one.config.results.root: survey for one in wanted})
+    states = {
+        state.elsewhere[1] if state.elsewhere else run: survey.of(state.elsewhere[1]) if state.elsewhere else state
+        for run, (_, state) in found.items()
+    }
+    moved = [f"note: {line}" for line in standing.made_elsewhere(found)]
+    page = show(root, states, survey, everything)
+    return "\n".join([page, *moved, *(f"note: {line}" for line in standing.unknown(found))])
+
+
+def check_stores(wanted: dict[Path, list[Wanted] | None]) -> None:
+    """Raises ConfigError for a store that somebody named, without a grid, and that is not there."""
+    for root, runs in wanted.items():
+        if runs is None and not root.is_dir():
+            raise ConfigError(f"{root} is no folder; give the store that runs were written to (results.root)")
+
+
+def stores(words: Sequence[str], root: Path | None) -> dict[Path, list[Wanted] | None]:
+    """The stores to show, and which runs of each; None: all of them. Raises ConfigError for a store that is not there."""
+    given = [word.partition("=")[2] for word in words if word.startswith("results.root=")]
+    if len(given) == len(words):  # a store and no grid
+        at = Path(given[-1]) if given else root or STORE
+        if (given or root) and not at.is_dir():
+            raise ConfigError(f"{at} is no folder; give the store that runs were written to (results.root)")
+        return {at: None}
+    wanted: dict[Path, list[Wanted] | None] = {}
+
+    def keep(found: Found) -> None:
+        for one, _ in found.values():
+            runs: Any = wanted.setdefault(Path(one.config.results.root), [])
+            runs.append(one)
+
+    asked = launch.asked(words)
+    sweep.request = Request(asked.rows, instead=keep, here=False)
+    launch.hydra_main(asked.rest)
+    return wanted
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,28 +129,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m harness.status", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("words", nargs="*", metavar="table=NAME | key=value", help="a grid, as of python -m harness -m")
-    parser.add_argument("--root", type=Path, default=Path("results/runs"), help="the store, where no grid is given")
+    parser.add_argument("--root", type=Path, help=f"the store, where no grid is given; {STORE} unless given")
     parser.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
     parser.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="how often with --watch")
     parser.add_argument("--all", action="store_true", help="every run that is missing, not only the first ones")
     options = parser.parse_intermixed_args(argv)
-    wanted: dict[Path, list[str] | None] = {options.root: None}
-
-    def keep(found: Found) -> None:
-        wanted.clear()
-        for run, (one, _) in found.items():
-            runs: Any = wanted.setdefault(Path(one.config.results.root), [])
-            runs.append(run)
 
     def work() -> None:
-        stores = [word.partition("=")[2] for word in options.words if word.startswith("results.root=")]
-        if options.words and len(stores) == len(options.words):  # a store and no grid
-            wanted.clear()
-            wanted[Path(stores[-1])] = None
-        elif options.words:
-            rows, rest = launch.asked(options.words)
-            sweep.request = Request(rows, instead=keep)
-            launch.hydra_main(rest)
+        wanted = stores(options.words, options.root)
         while True:
             page = "\n".join(of_store(root, runs, options.all) for root, runs in wanted.items())
             print(f"\033[2J\033[H{page}" if options.watch and sys.stdout.isatty() else page, flush=True)

@@ -20,16 +20,15 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from harness import pack, record
+from harness import pack, record, standing
 from harness.errors import ConfigError
 from harness.make import failed, say
 from harness.record import DONE
 from harness.slurm import Slurm
+from harness.standing import Found
 from harness.state import ALIVE, UNREADABLE, State, Survey
 from harness.wanted import Composer, Wanted
 from harness.workers import LocalWorkers, OwnLauncher
-
-Found = dict[str, tuple[Wanted, State]]  # by run id
 
 
 @dataclass
@@ -42,6 +41,8 @@ class Request:
         instead: called with what was found, in place of launching anything.
         quiet: no line for runs that are done already.
         search: called in place of all this (harness/search.py).
+        table: the published table that is asked for, "" where it is a grid.
+        here: whether all content must be here, as for launching; else what is not is left unknown.
     """
 
     rows: list[list[str]] = field(default_factory=lambda: [[]])
@@ -49,6 +50,8 @@ class Request:
     instead: Callable[[Found], None] | None = None
     quiet: bool = False
     search: Callable[[AllCombinations, list[str]], None] | None = None
+    table: str = ""
+    here: bool = True
 
 
 request = Request()
@@ -81,6 +84,7 @@ class AllCombinations(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Make what is wanted and not done. Bad input in any run stops the sweep before its first one."""
+        self.arguments = arguments
         if request.search is not None:
             return request.search(self, arguments)
         launcher = self.chosen()
@@ -104,19 +108,23 @@ class AllCombinations(Sweeper):
 
     def look(self, jobs: list[list[str]], launcher: Any) -> Found:
         """Every wanted run and what became of it."""
-        wanted = Composer(self.context.config_loader, self.composed, getattr(launcher, "where", None)).wanted(jobs)
+        where = getattr(launcher, "where", None)
+        wanted = Composer(self.context.config_loader, self.composed, where, here=request.here).wanted(jobs)
         pack.check(wanted.values(), here=isinstance(launcher, LocalWorkers))
         surveys = {root: Survey(Path(root)) for root in {one.config.results.root for one in wanted.values()}}
         for survey in surveys.values():
             if survey.jobs.problem:
                 print(f"warning: {survey.jobs.problem}", file=sys.stderr)
-        return {run: (one, surveys[one.config.results.root].of(run)) for run, one in wanted.items()}
+        return standing.standing(wanted.values(), surveys)
 
     def launch(self, found: Found, launcher: Any) -> None:
         """Hand the launcher what is to be made, and sum up."""
         todo = [one for one, state in found.values() if self.to_make(one, state)]
         self.tell(found)
+        for line in standing.elsewhere(found):
+            print(f"note: {line}", file=sys.stderr, flush=True)
         if todo and isinstance(launcher, OwnLauncher):
+            launcher.asked = request.table, self.arguments
             launcher.work(todo)
         elif todo:
             launcher.launch([list(one.words) for one in todo], 0)

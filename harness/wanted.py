@@ -1,42 +1,51 @@
 """Which runs a list of overrides asks for: each distinct cell composed once, the seed put in afterwards.
 
 Composing is what costs (0.15 s of processor time a cell), and so does reading rows and weights for their fingerprints.
-Both are remembered under `$HARNESS_CACHE/plans`, by the content of configuration and code and by the files' sizes and
-times; everything there may be deleted at any time.
+Both are remembered (harness/memory.py).
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import multiprocessing
 import os
-import typing
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from importlib import metadata
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from harness import atomic, compose, device, directory, identity, paths, task
+from harness import compose, device, directory, identity, paths, task
 from harness.composer import SweepConfigs
 from harness.config import RunConfig
-from harness.errors import ConfigError, HarnessError
+from harness.errors import ConfigError, DataError, ModelError
+from harness.memory import Memory, files_in, rebuilt
+from harness.schema import TaskConfig
 
-KEPT = 2000  # composed cells that are remembered
 MANY = 16  # new cells that are worth more processes
+DEVICES = ("cpu", "cuda")
+DATA, WEIGHTS = "data", "weights"
+ON_HUB = "on the hub, which is not asked for this"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A run that was asked for: its id, its configuration, and the overrides that compose it."""
+    """A run that was asked for.
+
+    Attributes:
+        id: its name; it ends in `?` where its content is not known here. config, words: what the overrides compose.
+        elsewhere: its id on the other device, where the configuration leaves the choice: (device, id).
+        lacks: which content is not known here (`data`, `weights`), and why.
+        likes: device -> digest of all that is known of its identity, where something is not.
+    """
 
     id: str
     config: RunConfig
     words: tuple[str, ...]
+    elsewhere: tuple[tuple[str, str], ...] = ()
+    lacks: dict[str, str] = field(default_factory=dict)
+    likes: dict[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -50,34 +59,37 @@ class Composer:
     Args:
         loader, base: Hydra's loader and the configuration that the sweep was started with.
         where: the device of runs that say `device=auto`, where it is not this machine's.
+        here: whether all content must be here, as for launching; else the hub is not asked, and what cannot be read
+            is left unknown.
     """
 
-    def __init__(self, loader: ConfigLoader, base: DictConfig, where: str | None = None) -> None:
-        self.configs, self.base, self.where = SweepConfigs(loader, base), base, where
+    def __init__(self, loader: ConfigLoader, base: DictConfig, where: str | None = None, *, here: bool = True) -> None:
+        self.configs, self.base, self.where, self.here = SweepConfigs(loader, base), base, where, here
         self.memory = Memory()
         self._places: dict[str, Path] = {}
 
     def wanted(self, jobs: Iterable[Sequence[str]]) -> dict[str, Wanted]:
         """The runs that these overrides ask for, by id; two ways to ask for one run are one run."""
         split = [_seed_apart(words) for words in jobs]
-        cells = self._cells(list(dict.fromkeys(cell for cell, _ in split)))
-        known = {cell: self._identity(config) for cell, config in cells.items()}
         found: dict[str, Wanted] = {}
+        try:
+            cells = self._cells(list(dict.fromkeys(cell for cell, _ in split)))
+            known = {cell: self._identities(config) for cell, config in cells.items()}
+        finally:
+            self.memory.save()
         for cell, seed in split:
-            config, decided = cells[cell], known[cell]
+            config, (decided, lacks) = cells[cell], known[cell]
             if seed is not None and seed != config.seed:
-                config, decided = replace(config, seed=seed), decided | {"seed": seed}
-            words = cell if seed is None else (*cell, f"seed={seed}")
-            one = Wanted(identity.run_id(decided), config, words)
+                config, decided = replace(config, seed=seed), {at: one | {"seed": seed} for at, one in decided.items()}
+            one = _named(config, cell if seed is None else (*cell, f"seed={seed}"), decided, lacks)
             found.setdefault(one.id, one)
-        self.memory.save()
         return found
 
     def _cells(self, cells: list[tuple[str, ...]]) -> dict[tuple[str, ...], RunConfig]:
         base = OmegaConf.to_container(self.base.hydra.overrides.hydra)
         chosen = self.base.hydra.runtime.choices["hydra/launcher"]
         folders = [Path(one.path) for one in self.base.hydra.runtime.config_sources if one.schema == "file"]
-        elsewhere = _files([at for at in folders if paths.CONF not in (at, *at.parents)], ("*.yaml",))
+        elsewhere = files_in([at for at in folders if paths.CONF not in (at, *at.parents)], ("*.yaml",))
         keys = {cell: identity.digest([base, elsewhere, chosen, cell]) for cell in cells}
         new = [cell for cell in cells if keys[cell] not in self.memory.cells]
         for cell, made in zip(new, self._composed(new), strict=True):
@@ -124,20 +136,47 @@ class Composer:
                         return str(default["override /hydra/launcher"])
         return str(choices["hydra/launcher"])
 
-    def _identity(self, config: RunConfig) -> dict[str, Any]:
-        """What decides a run's numbers, as `run.plan` finds it; rows and weights are read only where they are new."""
-        where = self.where if config.device == "auto" and self.where else config.device
-        where = where if self.where and where == self.where else device.resolve(where)
-        data, weights = self._fingerprints(config)
-        precision = device.precision(config.train.precision, where)
-        return identity.identity(config, data=data, weights=weights, device=where, precision=precision)
+    def _identities(self, config: RunConfig) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+        """What decides a run's numbers, as `run.plan` finds it, for its device and then the other one; what is unknown.
 
-    def _fingerprints(self, config: RunConfig) -> tuple[str, str]:
+        Rows and weights are read only where they are new.
+        """
+        where = self.where if config.device == "auto" and self.where else config.device
+        named = where != "auto" and (where == self.where or not self.here)
+        where = where if named and where else device.resolve(config.device)
+        lacks: dict[str, str] = {}
+        data = self._known(DATA, lacks, self._data_print, config)
+        weights = self._known(WEIGHTS, lacks, self._weights_print, config)
+        others = [at for at in DEVICES if at != where] if config.device == "auto" else []
+        found = {}
+        for at in (where, *others):
+            precision = device.precision(config.train.precision, at)
+            found[at] = identity.identity(config, data=data, weights=weights, device=at, precision=precision)
+        return found, lacks
+
+    def _known(self, part: str, lacks: dict[str, str], find: Callable[[RunConfig], str], config: RunConfig) -> str:
+        """A fingerprint; "", and the reason in `lacks`, where it need not be known and is not."""
+        try:
+            return find(config)
+        except (DataError, ModelError) as error:
+            if self.here:
+                raise
+            lacks[part] = str(error)
+            return ""
+
+    def _data_print(self, config: RunConfig) -> str:
+        if not self.here and _of_hub(config.task, config.data.root):
+            raise DataError(ON_HUB)
         rows = [asdict(config.task), config.data.root, config.data.max_train_rows, config.data.max_eval_rows]
-        data = self.memory.recall(rows, lambda: _data_files(config), lambda: _data(config))
+        return self.memory.recall(rows, lambda: _data_files(config), lambda: _data(config))
+
+    def _weights_print(self, config: RunConfig) -> str:
+        spec = config.model
+        shape_alone = spec.init == "random" and spec.shape and spec.tokenizer is not None
+        if not self.here and spec.path is None and spec.hub_id is not None and not shape_alone:
+            raise ModelError(ON_HUB)
         at = self._located(config)
-        weights = self.memory.recall(asdict(config.model), lambda: _files([at]), lambda: _weights(config, at))
-        return data, weights
+        return self.memory.recall(asdict(spec), lambda: files_in([at]), lambda: _weights(config, at))
 
     def _located(self, config: RunConfig) -> Path:
         key = identity.digest(asdict(config.model))
@@ -154,59 +193,28 @@ def _compose(words: Sequence[str]) -> dict[str, Any]:
     return _composer.compose(words) if _composer is not None else {}
 
 
-class Memory:
-    """Composed cells and fingerprints of earlier plans, in one file for each state of configuration and code."""
-
-    def __init__(self) -> None:
-        self.path = cache() / f"{identity.digest(_program())[:24]}.json"
-        self.cells: dict[str, dict[str, Any]] = {}
-        self.prints: dict[str, list[Any]] = {}
-        self._now: dict[str, str] = {}
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            kept = json.loads(self.path.read_bytes())
-            self.cells, self.prints = dict(kept["cells"]), dict(kept["prints"])
-        self._before = len(self.cells), json.dumps(self.prints)
-
-    def recall(self, what: Any, files: Callable[[], list[Any] | None], make: Callable[[], str]) -> str:
-        """The fingerprint of something, made anew where its files changed, and once a plan where it has none."""
-        key = identity.digest(what)
-        if key not in self._now:
-            stamps = files()
-            kept = self.prints.get(key)
-            self._now[key] = kept[1] if kept and stamps and kept[0] == stamps else make()
-            if stamps:
-                self.prints[key] = [stamps, self._now[key]]
-        return self._now[key]
-
-    def save(self) -> None:
-        """Keep what is new, if the folder can be written; former states of the program are forgotten."""
-        if self._before == (len(self.cells), json.dumps(self.prints)):
-            return
-        cells = dict(list(self.cells.items())[-KEPT:])
-        with contextlib.suppress(OSError):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            atomic.write(self.path, json.dumps({"cells": cells, "prints": self.prints}).encode())
-            for old in sorted(self.path.parent.glob("*.json"), key=lambda path: path.stat().st_mtime)[:-8]:
-                old.unlink(missing_ok=True)
+def _named(
+    config: RunConfig, words: tuple[str, ...], decided: dict[str, dict[str, Any]], lacks: dict[str, str]
+) -> Wanted:
+    """A run by its identities on each device, the first of which is its own."""
+    ids = [(at, identity.run_id(one)) for at, one in decided.items()]
+    if not lacks:
+        return Wanted(ids[0][1], config, words, tuple(ids[1:]))
+    likes = {at: like(one, lacks) for at, one in decided.items()}
+    return Wanted(f"{ids[0][1]}?", config, words, (), lacks, likes)
 
 
-def cache() -> Path:
-    """Where plans are remembered."""
-    base = os.environ.get("HARNESS_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "harness")
-    return Path(base).expanduser() / "plans"
+def like(known: dict[str, Any], lacks: Iterable[str]) -> str:
+    """The digest of an identity without some of its content."""
+    content = {name: one for name, one in known["content"].items() if name not in lacks}
+    return identity.digest({**known, "content": content})
 
 
-def _program() -> list[Any]:
-    """What decides how words become a configuration and rows a fingerprint: our files, and Hydra's version."""
-    found = _files([paths.CONF, paths.PACKAGE], ("*.py", "*.yaml", "*.toml")) or []
-    return [found, *(metadata.version(name) for name in ("hydra-core", "omegaconf"))]
-
-
-def _files(folders: list[Path], patterns: tuple[str, ...] = ("*",)) -> list[Any] | None:
-    """Name, size and time of every file there; None where there is none."""
-    files = sorted({path for folder in folders for pattern in patterns for path in folder.rglob(pattern)})
-    stats = ((path, path.stat()) for path in files if path.is_file())
-    return [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats] or None
+def _of_hub(spec: TaskConfig, root: str | None) -> bool:
+    """Whether a task's rows, or those of one of its parts, come from the hub."""
+    if spec.parts:
+        return any(_of_hub(part, root) for part in spec.parts.values())
+    return not (root or spec.root)
 
 
 def _data_files(config: RunConfig) -> list[Any] | None:
@@ -215,7 +223,7 @@ def _data_files(config: RunConfig) -> list[Any] | None:
     if not root:
         return None
     at, name = paths.embedded(root), config.task.folder
-    return _files([folder for folder in (at / name, *at.glob(f"*/{name}")) if folder.is_dir()])
+    return files_in([folder for folder in (at / name, *at.glob(f"*/{name}")) if folder.is_dir()])
 
 
 def _data(config: RunConfig) -> str:
@@ -233,13 +241,3 @@ def _seed_apart(words: Sequence[str]) -> tuple[tuple[str, ...], int | None]:
     if len(seeds) != 1 or not seeds[0].removeprefix("seed=").isdigit():
         return tuple(words), None
     return tuple(word for word in words if word is not seeds[0]), int(seeds[0].removeprefix("seed="))
-
-
-def rebuilt(kind: type, content: dict[str, Any]) -> Any:
-    """The dataclass that `asdict` took apart. Raises HarnessError for content of another shape."""
-    hints = typing.get_type_hints(kind)
-    if content.keys() != {field.name for field in fields(kind)}:
-        raise HarnessError(f"a remembered configuration has other keys than {kind.__name__}; delete {cache()}")
-    return kind(**{
-        name: rebuilt(hints[name], value) if is_dataclass(hints[name]) else value for name, value in content.items()
-    })  # fmt: skip

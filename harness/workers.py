@@ -38,9 +38,11 @@ class OwnLauncher(Launcher, ABC):
     """A launcher of ours: our sweeper hands it the runs that are to be made, Hydra's own sweeper any overrides.
 
     where: the device of runs that say `device=auto`; None: this machine's.
+    asked: the table that the runs are of, and the words that asked for them.
     """
 
     where: str | None = None
+    asked: tuple[str, list[str]] = ("", [])
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what composing a job needs."""
