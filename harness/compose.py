@@ -100,7 +100,7 @@ def _tags(config: Any) -> dict[str, str]:
     """The recipe's tags, with those of values that the command line changed put right."""
     tags = dict(config.recipe.tags)
     run = {name: config[name].name for name in recipe.RUN} | {"variant": config.recipe.variant}
-    for key, value in recipe.values(run).items() if tags else ():
+    for key, value in recipe.tagged(run).items() if tags else ():
         if key in tags and OmegaConf.select(config, key) != value:
             tags[key] = "command line"
     return tags
@@ -134,6 +134,8 @@ def explain(error: BaseException) -> str:
         return f"{text.splitlines()[0]}. Several values make a sweep: add -m"
     if "Config group override" in text:
         return "a group's option must be a name (method=lora): found a number, a boolean, null or a list"
+    if "invalid literal for int()" in text:
+        return f"entries of a list are numbered (wandb.tags.0): {text.rpartition(': ')[2]} is no number"
     return text.splitlines()[0] if text else type(error).__name__
 
 
@@ -155,7 +157,9 @@ def _bad_key(error: Any) -> str:
     """A key that the schema lacks. The parent node says which ones it has."""
     parent, key = error.parent_node, str(error.full_key or error.key)
     names = [str(name) for name in parent] if parent is not None and OmegaConf.is_dict(parent) else []
-    if not names or "." not in key:
+    if not names and "." in key:
+        return f"unknown key '{key}': {key.rpartition('.')[0]} is empty. What it may hold is added with a plus: +{key}=VALUE"
+    if "." not in key:
         names = sorted({*names, *field_names(RunConfig), *groups()} - {"hydra"})
     prefix, _, last = key.rpartition(".")
     close = nearest(last, names)

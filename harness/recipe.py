@@ -75,7 +75,7 @@ def values(run: dict[str, str]) -> dict[str, Any]:
     run = {"variant": "script"} | run | {"budget": level.resolve(run)}
     name, fitting = matching(run)
     settings: dict[str, Any] = {}
-    tags: dict[str, str] = {}
+    tags = {key: row.get("tag", "ours") for row in level.sizes() if rows.fits(row, run) for key in row["set"]}
     said: dict[str, Any] = {"search": {}, "seeds": []}
     for row in fitting:
         settings |= {key: None if value == "null" else value for key, value in row["set"].items()}
@@ -85,6 +85,11 @@ def values(run: dict[str, str]) -> dict[str, Any]:
     if name == FALLBACK:
         note = f"no recipe for {run['method']} on {run['model']} and {run['task']}: {note}"
     return settings | {"recipe": {"name": name, "note": note, "tags": tags, **said}}
+
+
+def tagged(run: dict[str, str]) -> dict[str, Any]:
+    """All values that `recipe.tags` tells of, with dotted keys: the recipe's, and the sizes of the budget's level."""
+    return level.values({"budget": "default"} | run) | values(run)
 
 
 Values = Callable[[dict[str, str]], dict[str, Any]]
