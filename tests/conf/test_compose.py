@@ -88,6 +88,11 @@ def test_every_recipe_row_sets_keys_that_exist():
         (["seed"], "key=value"),
         (["model=null"], "must be a name"),
         (["++train.foo=1"], "unknown key 'train.foo'"),
+        (
+            ["model.config.hidden_act=foo"],
+            "model.config is empty. What it may hold is added with a plus: +model.config.hidden_act=",
+        ),
+        (["wandb.tags.x=1"], "entries of a list are numbered (wandb.tags.0): 'x' is no number"),
         (["train.batch_size=-1"], "train.batch_size=-1 is below 1"),
         (["train.accumulation_steps=3"], "equal micro-batches"),
         (["train.schedule=cosine"], "Allowed: constant, linear"),
