@@ -63,6 +63,7 @@ class TrainConfig:
     adam_epsilon: float
     clip_norm: float | None
     label_smoothing: float
+    loss_reduction: str
     precision: str
     select: str
     evaluate_every_epochs: float | None
@@ -74,6 +75,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         one_of("train.optimizer", self.optimizer, OPTIMIZERS)
         one_of("train.schedule", self.schedule, ("linear", "constant"))
+        one_of("train.loss_reduction", self.loss_reduction, ("mean", "sum"))
         one_of("train.precision", self.precision, ("auto", "float32", "bfloat16"))
         one_of("train.select", self.select, ("last", "best"))
         ranges.check(self, "train")

@@ -47,6 +47,7 @@ class Feed:
         self.steps_per_epoch = math.ceil(len(encoded) / settings.batch_size)
         self._encoded, self._model, self._device, self._seed, self._buckets = encoded, model, device, seed, buckets
         self._batch_size, self._micro_size = settings.batch_size, settings.batch_size // settings.accumulation_steps
+        self._summed = settings.loss_reduction == "sum"
         self._shift = decoder_inputs(model) if encoded.kind == "generation" else None
 
     def updates(self, start: int = 0) -> Iterator[np.ndarray]:
@@ -83,16 +84,18 @@ class Feed:
     def micro_batches(self, rows: np.ndarray) -> Iterator[tuple[Batch, float]]:
         """An update's micro-batches on the device, each with its share of the effective batch; shares sum to 1.
 
-        A share is of the examples, or of the target tokens where the loss is a mean over tokens. Of several processes
+        A share is of the examples, or of the target tokens where the loss is a mean over tokens; where it is their sum
+        it is how many there are. Of several processes
         each has every n-th row of every micro-batch; one that gets none computes a row that counts for nothing.
         """
         total = self._weight(rows)
+        whole = 1 if self._summed else max(1, total)
         for part in self._parts(rows):
             mine = part[self._rank :: self._size]
             for piece in np.array_split(mine, min(self.pieces, len(mine))) if len(mine) else [part[:1]]:
                 batch = self._collated(piece)
                 self.shape = (len(piece), batch["input_ids"].shape[1])
-                yield self._moved(batch), self._weight(piece) / max(1, total) if len(mine) else 0.0
+                yield self._moved(batch), self._weight(piece) / whole if len(mine) else 0.0
         self.examples += len(rows)
         self.tokens += int(self._encoded.lengths[rows].sum()) + (total if self._encoded.kind == "generation" else 0)
 

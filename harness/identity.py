@@ -33,7 +33,7 @@ OUTSIDE = {
 # stays what it was.
 LATER: dict[str, dict[str, Any]] = {
     "generation": {"validation_rows": None},
-    "train": {"cache_features": False, "compile": False, "gradient_checkpointing": False},
+    "train": {"cache_features": False, "compile": False, "gradient_checkpointing": False, "loss_reduction": "mean"},
 }
 
 

@@ -62,6 +62,8 @@ def _reason(config: RunConfig) -> str | None:
         return f"task {config.task.name} is {config.task.kind}; kinds that can be packed: {', '.join(KINDS)}"
     if config.quantization.weights != "none":
         return f"quantization={config.quantization.name} cannot be batched over runs; quantization=none can"
+    if settings.loss_reduction != "mean":
+        return f"train.loss_reduction={settings.loss_reduction} works on one run at a time; mean can be packed"
     return f"train.{switched[0]}=true works on one run at a time" if switched else None
 
 

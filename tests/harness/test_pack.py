@@ -81,6 +81,7 @@ def test_losses_are_those_of_the_runs_alone(model, method, tmp_path):
 
 REFUSED = [
     (["method=ia3"], "method ia3 cannot be batched"),
+    (["train.loss_reduction=sum"], "train.loss_reduction=sum works on one run at a time"),
     (["method=full"], "method full cannot be batched"),
     (["method=qlora"], "cannot be batched"),
     (["task=demo/summarization", "model=demo_t5"], "model demo_t5 cannot be batched"),

@@ -206,6 +206,25 @@ def test_accumulation_equals_one_batch(pieces):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
 
 
+class Gradients(Recorder):
+    """Keeps the head's gradient, once of every update."""
+
+    def on_pre_optimizer_step(self, step, optimizer):
+        self.kept = [p.grad.clone() for group in optimizer.param_groups for p in group["params"]]
+
+
+@pytest.mark.parametrize("pieces", [1, 4])
+def test_a_sum_is_the_mean_times_the_effective_batch(pieces):
+    settings, found = replace(SETTINGS, max_steps=1, accumulation_steps=pieces), {}
+    for kind in ("mean", "sum"):
+        tuner = Gradients()
+        outcome = run(Tiny(tuner), replace(settings, loss_reduction=kind))
+        found[kind] = (outcome.losses[0], tuner.kept)
+    assert found["sum"][0] == pytest.approx(4 * found["mean"][0], rel=1e-6)
+    for summed, mean in zip(found["sum"][1], found["mean"][1], strict=True):
+        torch.testing.assert_close(summed, 4 * mean)
+
+
 class Penalised(Recorder):
     def __init__(self) -> None:
         super().__init__()
