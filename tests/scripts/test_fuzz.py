@@ -23,7 +23,7 @@ def fuzz(monkeypatch):
     before = signal.signal(signal.SIGALRM, fuzz._late)
     yield fuzz
     signal.signal(signal.SIGALRM, before)
-    for name in ("fuzz", "inputs"):
+    for name in ("fuzz", "inputs", "commands"):
         sys.modules.pop(name)
 
 
