@@ -50,6 +50,11 @@ def show(root: Path, states: dict[str, State], survey: Survey, everything: bool)
             lines += [f"  {word.lower():<11} and {len(found) - limit} more (--all)"] if len(found) > limit else []
     if waiting := mirror.offline(root):
         lines.append(f"{len(waiting)} offline W&B runs wait; to send them: wandb sync {root}/*/wandb/offline-run-*")
+    if failed := mirror.failures(root):
+        run, why = next(iter(failed.items()))
+        lines.append(
+            f"{len(failed)} runs were not mirrored as asked; {run}: {'; '.join(why)} ({root / run / mirror.LOG})"
+        )
     return "\n".join([*lines, *([f"warning: {survey.jobs.problem}"] if survey.jobs.problem else [])])
 
 
