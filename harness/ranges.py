@@ -23,8 +23,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "data.max_train_rows": (1, MOST),
     "data.max_eval_rows": (1, MOST),
     "train.learning_rate": (0, LARGEST),
-    "train.epochs": (0, LARGEST),
-    "train.max_steps": (1, MOST),
+    "train.epochs": (0, 10_000),
+    "train.max_steps": (1, 10_000_000),  # after which of them to evaluate is a set in memory
     "train.batch_size": (1, MOST),
     "train.accumulation_steps": (1, MOST),
     "train.warmup_steps": (0, MOST),

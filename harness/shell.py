@@ -24,6 +24,12 @@ from harness.paths import CONF
 
 SHELL = ("setup", "sbatch")
 OPTION = re.compile(r"[a-z][a-z0-9-]*")  # of sbatch, as it stands behind the two dashes
+# Whole numbers of our launchers' options: the smallest allowed. None passes where the default is None.
+LEAST = {
+    "workers": 1, "time_minutes": 1, "cpus_per_task": 1, "nodes": 1, "tasks_per_node": 1, "parallelism": 1, "array_limit": 1,
+    "signal_seconds": 0, "max_requeues": 0,
+}  # fmt: skip
+MOST = 2**31 - 1
 
 
 def check(launcher: Any, words: Sequence[str]) -> None:
@@ -39,6 +45,7 @@ def check(launcher: Any, words: Sequence[str]) -> None:
     for name, value in plain.items():
         if name not in SHELL and isinstance(value, dict | list):
             raise ConfigError(f"hydra.launcher.{name}={value} must be a single value")
+    _check_numbers(_resolved(launcher))
     setup, sbatch = plain.get("setup") or [], plain.get("sbatch") or {}
     if not isinstance(setup, list) or not isinstance(sbatch, dict):
         raise ConfigError("hydra.launcher.setup must be a list of lines, and hydra.launcher.sbatch a mapping")
@@ -50,6 +57,25 @@ def check(launcher: Any, words: Sequence[str]) -> None:
             f"hydra.launcher.setup={setup}, hydra.launcher.sbatch={sbatch}: give both on the command line, key by key, "
             "where you see what will be run"
         )
+
+
+def _check_numbers(launcher: dict[str, Any]) -> None:
+    for name, value in launcher.items():
+        key = f"hydra.launcher.{name}={value}"
+        if name in LEAST and not (value is None and _none(name)):
+            if not isinstance(value, int) or isinstance(value, bool) or not LEAST[name] <= value <= MOST:
+                raise ConfigError(f"{key} must be a whole number, {LEAST[name]} or more{' or null' * _none(name)}")
+        elif name == "memory_gb" and not (isinstance(value, int | float) and 0 < value < MOST):
+            raise ConfigError(f"{key} must be a number above 0, of gigabytes")
+        elif name in ("requeue", "wait") and not isinstance(value, bool):
+            raise ConfigError(f"{key} must be true or false")
+        elif name == "device" and value not in (None, "cpu", "cuda"):
+            raise ConfigError(f"{key} must be cpu, cuda or null")
+
+
+def _none(name: str) -> bool:
+    """Whether an option of ours may be null."""
+    return any(name in one and one[name] is None for one in _defaults())
 
 
 def _given(default: dict[str, Any], words: Sequence[str]) -> list[Any]:
