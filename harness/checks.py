@@ -78,21 +78,23 @@ def gradients(probe: Probe) -> list[str]:
 
 def _unreached(probe: Probe) -> set[str]:
     """Names of trained tensors whose gradient is missing, or zero whatever their values."""
-    method, task_loss = find(probe.model), losses.task_loss(probe.rows.kind)
-    waiting = set(probe.trained())
+    method, waiting = find(probe.model), set(probe.trained())
     for attempt in range(TRIES):
         probe.randomise(attempt)
-        probe.model.train()
-        probe.model.zero_grad(set_to_none=True)
-        with probe.autocast():
-            loss = method.loss(probe.model, probe.batch, task_loss)
-        penalty = method.penalty()
-        (loss if penalty is None else loss + penalty).backward()
-        found = probe.trained()
-        waiting = {name for name in waiting if name in found and not _reached(found[name])}
-        if not waiting:
-            break
+        for part in probe.parts:  # a head or a mask of one task is reached by that task's rows
+            if not waiting:
+                break
+            probe.turn_to(part)
+            probe.model.train()
+            probe.model.zero_grad(set_to_none=True)
+            with probe.autocast():
+                loss = method.loss(probe.model, probe.batch, losses.task_loss(probe.rows.kind))
+            penalty = method.penalty()
+            (loss if penalty is None else loss + penalty).backward()
+            found = probe.trained()
+            waiting = {name for name in waiting if name in found and not _reached(found[name])}
     probe.model.zero_grad(set_to_none=True)
+    probe.turn_to(None)
     return waiting
 
 
@@ -214,11 +216,8 @@ def _moments(probe: Probe) -> list[str]:
             parameter.grad = None
     kept = {str(t.dtype) for state in adamw.state.values() for t in state.values()
             if isinstance(t, torch.Tensor) and t.dim() and t.dtype not in (torch.float32, small.dtype)}  # fmt: skip
-    return (
-        [f"the optimiser keeps its moments in {some(kept)}, not in float32; choose another train.optimizer"]
-        if kept
-        else []
-    )
+    fault = f"the optimiser keeps its moments in {some(kept)}, not in float32; choose another train.optimizer"
+    return [fault] if kept else []
 
 
 def ties(probe: Probe) -> list[str]:

@@ -25,15 +25,7 @@ from harness.errors import ConfigError, unknown
 from harness.probe import Probe
 
 CHECKS: dict[str, Callable[[Probe], list[str]]] = checks.CHECKS | fits.CHECKS
-WITHOUT_ROWS = (
-    "seed",
-    "dtypes",
-    "ties",
-    "parameters",
-    "truncation",
-    "positions",
-    "schedule",
-)  # what several tasks together can be asked
+BY_PART = ("saved", "penalty", "padding", "labels")  # of several tasks each is asked
 
 
 @contextmanager
@@ -60,17 +52,28 @@ def check(run: RunConfig, probe: Callable[[], Probe]) -> tuple[list[str], dict[s
     begun, faults = time.perf_counter(), []
     with _untouched():
         looked_at = probe()
-        wanted = [name for name in wanted if name in WITHOUT_ROWS or not looked_at.task.parts]
+        if looked_at.task.kind == "multi":  # the backbone's own loss knows of one head
+            wanted = [name for name in wanted if name != "penalty"]
         for name in wanted:
             faults += [f"preflight, {name}: {fault}; preflight.skip=[{name}] goes on without this check"
-                       for fault in _asked(name, CHECKS[name], looked_at)]  # fmt: skip
+                       for fault in _of_all(name, looked_at)]  # fmt: skip
     if faults:
         raise ConfigError("\n".join(faults))
     seconds = round(time.perf_counter() - begun, 3)
     return looked_at.remarks, {"seconds": seconds, "passed": wanted, "skipped": sorted(CHECKS.keys() - set(wanted))}
 
 
-def _asked(name: str, asked: Callable[[Probe], list[str]], probe: Probe) -> list[str]:
+def _of_all(name: str, probe: Probe) -> list[str]:
+    """A check's faults; where each of several tasks is asked, those of the first task that has any, and its name."""
+    for part in probe.parts if name in BY_PART else (None,):
+        probe.turn_to(part)
+        if faults := _asked(CHECKS[name], probe):
+            return faults if part is None else [f"{part}: {fault}" for fault in faults]
+    probe.turn_to(None)
+    return []
+
+
+def _asked(asked: Callable[[Probe], list[str]], probe: Probe) -> list[str]:
     """One check's faults. One that cannot be carried out is a fault as well: nobody would know what it hides."""
     try:
         return asked(probe)

@@ -15,6 +15,7 @@ from harness.config import RunConfig
 from harness.data import Encoded, collate
 from harness.errors import ConfigError, unknown
 from harness.feed import decoder_inputs
+from harness.mixture import choose
 from harness.task import Task
 
 if TYPE_CHECKING:
@@ -56,14 +57,27 @@ class Probe:
     def __post_init__(self) -> None:
         self.device = next(self.real.parameters()).device
         self.model: Any = shared(self.real)
-        if not self.task.parts:
-            self.rows = two_rows(self.splits["train"], set(self.tokenizer.all_special_ids))
-            self.batch = self.batch_of(self.rows)
+        self.parts: tuple[str | None, ...] = tuple(self.task.parts) or (None,)
+        self._whole = self.task, self.splits
+        self.turn_to(None)
         words = self.run.method.get("declares") or []
         for word in words:
             if word not in DECLARATIONS:
                 raise ConfigError(f"method.declares: {unknown('word', str(word), DECLARATIONS)}")
         self.declared = set(words)
+
+    def turn_to(self, part: str | None) -> None:
+        """Of several tasks to one, which the copy is told; None: to all of them, with rows of the first."""
+        self.task, self.splits = self._whole
+        first, train = part or self.parts[0], self.splits["train"]
+        if first is not None:
+            choose(self.model, first)
+            train = train.parts[first]
+        if part is not None:
+            self.task = self.task.parts[part]
+            self.splits = {split: whole.parts[part] for split, whole in self.splits.items() if part in whole.parts}
+        self.rows = two_rows(train, set(self.tokenizer.all_special_ids))
+        self.batch = self.batch_of(self.rows)
 
     def batch_of(self, rows: Encoded) -> dict[str, Tensor]:
         """Rows as one padded batch on the device, with the decoder's inputs."""

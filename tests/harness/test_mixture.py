@@ -175,6 +175,7 @@ def test_a_run_of_several_tasks_with_a_head_each(tmp_path):
     width = json.loads((plan.directory / "config.json").read_text())["hidden_size"]
     made = run.run(plan)
     scores = made.science["scores"]["validation"]
+    assert set(made.provenance["preflight"]["skipped"]) == {"penalty"}  # the backbone's own loss knows of one head
     assert {"mean_tasks", "mean_metrics", "rte.accuracy", "stsb.pearson"} <= scores.keys()
     assert made.science["main"]["metric"] == "mean_tasks"
     assert scores["mean_tasks"] == pytest.approx((scores["rte.accuracy"] + scores["stsb.pearson_spearman"]) / 2)
@@ -196,6 +197,7 @@ def test_text_to_text_masks_are_the_task_s(tmp_path, monkeypatch):
                       f"data.root={root}", f"results.root={tmp_path / 'runs'}", "generation.max_new_tokens=2",
                       "train.evaluate_every_epochs=null", *TINY)  # fmt: skip
     made = run.run(run.plan(config))
+    assert made.provenance["preflight"]["skipped"] == []
     assert {"glue_text/rte", "glue_text/cola"} == set(told)
     assert {"rte.accuracy", "cola.matthews", "rte.unparsable"} <= made.science["scores"]["validation"].keys()
 
@@ -238,3 +240,15 @@ def test_training_looks_at_some_rows_and_the_end_at_all(tmp_path):
     assert made.science["predictions"]["validation"]["rows"] == 5 and "rouge2" in made.science["curve"][0]
     assert composed("task=xsum").generation.validation_rows == 500
     assert composed("task=glue/rte").generation.validation_rows is None
+
+
+def test_preflight_asks_each_of_several_tasks(tmp_path):
+    """The second one's rows are spoilt; and its head, which the first one's rows never reach, is no dead parameter."""
+    root = written(tmp_path / "data", "RTE", RTE)
+    written(tmp_path / "data", "STS-B", STSB)
+    config = composed("task=multi", "task.tasks=[glue/rte,glue/stsb]", "model=demo_deberta", f"data.root={root}",
+                      f"results.root={tmp_path / 'runs'}", *TINY)  # fmt: skip
+    plan = run.plan(config)
+    plan.task.parts["glue/stsb"].splits["validation"].target[0] = float("nan")
+    with pytest.raises(ConfigError, match=r"preflight, labels: glue/stsb: validation has a target that is no finite"):
+        run.run(plan)
