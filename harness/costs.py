@@ -15,14 +15,14 @@ from harness.record import DONE, Record
 if TYPE_CHECKING:
     import pandas as pd
 
-NONE = "–"
+NONE, UNTRIED = "–", "?"
 SHARED = ("model", "budget", "settings", "device")
 MEANING = (
     "Costs: adapter, head and active parameters; bytes and bits of the adapter's weight files on disk; largest memory "
     "held (GPU allocations, or the whole process on a CPU); training rows a second and seconds of training, evaluation "
     "apart; milliseconds of one forward pass of one row, with the adapter beside the backbone, and merged into it (– where "
-    "that cannot be): medians of the runs; device hours of all runs together. a–b: smallest and largest of the row's runs. "
-    "Seconds compare on one device only."
+    "that cannot be, ? where records are older than this measurement): medians of the runs; device hours of all runs "
+    "together. a–b: smallest and largest of the row's runs. Seconds compare on one device only."
 )
 
 
@@ -54,9 +54,10 @@ def line(runs: Sequence[Record]) -> dict[str, str]:
 
 
 def _milliseconds(costs: list[dict[str, Any]], name: str) -> str:
-    """The median, or nothing."""
+    """The median; nothing where it cannot be measured; a question mark where nobody tried, when the records were made."""
     found = _known(costs, name)
-    return f"{1000 * statistics.median(found):.3g}" if found else NONE
+    untried = UNTRIED if not any(name in one for one in costs) else NONE
+    return f"{1000 * statistics.median(found):.3g}" if found else untried
 
 
 def _hours(run: Record) -> float:
