@@ -18,7 +18,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "threads": (1, MOST),  # harness/device.py compares them with the machine that makes the run
     "pack": (1, 1024),
     "data.max_length_tokens": (1, MOST),
-    "data.max_target_tokens": (1, MOST),
+    "data.max_target_tokens": (1, 65536),
     "data.eval_batch_size": (1, MOST),
     "data.max_train_rows": (1, MOST),
     "data.max_eval_rows": (1, MOST),
@@ -37,10 +37,10 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "train.label_smoothing": (0, 1),
     "train.evaluate_every_epochs": (0, LARGEST),  # 0: after each update
     "quantization.outlier_threshold": (0, 1e30),
-    "generation.num_beams": (1, 1024),
-    "generation.max_new_tokens": (1, MOST),
+    "generation.num_beams": (1, 256),
+    "generation.max_new_tokens": (1, 65536),
     "generation.min_new_tokens": (0, MOST),
-    "generation.length_penalty": (-1000, 1000),
+    "generation.length_penalty": (-10, 10),  # the power of a length
     "generation.no_repeat_ngram_size": (0, MOST),
     "generation.validation_rows": (1, MOST),
     "budget.max_adapter_params": (1, 2**63 - 1),
