@@ -9,6 +9,7 @@ are those of our own files or of the command line (harness/shell.py).
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -51,6 +52,7 @@ PACKAGES = ("pkg://hydra.conf", "pkg://hydra_plugins.")  # of Hydra's own; to lo
 def install() -> None:
     """Check every configuration that Hydra composes from now on, and read no environment variable for any."""
     hydra_internals.ConfigLoaderImpl = Checked  # type: ignore[misc]
+    importlib.import_module("hydra.main")._get_rerun_conf = _no_pickle  # type: ignore[attr-defined]
     for name in ("oc.env", "oc.create", "oc.decode", "oc.deprecated"):
         OmegaConf.register_new_resolver(name, _refused(name), replace=True)
 
@@ -62,6 +64,12 @@ def _refused(name: str) -> Any:
         )
 
     return resolver
+
+
+def _no_pickle(file: str, words: list[str]) -> Any:
+    raise ConfigError(
+        f"--experimental-rerun {file} is not allowed: a pickle runs code; a record's command makes it again"
+    )
 
 
 class Files(ConfigRepository):

@@ -173,6 +173,14 @@ def test_a_package_to_search_is_not_imported(tmp_path):
     assert "Beautiful" not in done.stdout + done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_pickled_configuration_is_not_opened(tmp_path):
+    (tmp_path / "config.pickle").write_bytes(b"cos\nmkdir\n(V" + str(tmp_path / "ran").encode() + b"\ntR.")
+    done = subprocess.run([sys.executable, "-m", "harness", "--experimental-rerun", str(tmp_path / "config.pickle")],
+                          cwd=ROOT, capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 2 and "a pickle runs code" in done.stderr, done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("option", ["--config-dir", "--config-path"])
 def test_callbacks_of_a_strangers_folder_do_not_run(tmp_path, option):
     """Nor its logging, its launcher's shell lines, its secrets: each file of it in turn."""
