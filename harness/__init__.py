@@ -11,7 +11,7 @@ Reading order, and the direction of imports (an arrow never points back; tests/t
                 cancel  (waiting jobs that it no longer names)
                 search, study  (values searched with equal trials, as runs; what is searched and proposed)
     pack, joint     runs over one backbone: which, and what cannot be; their forward and backward passes as one
-    mirror      W&B and other trackers, from a process that follows the run
+    mirror, trackers    W&B and others, from a process that follows the run; one that fails stops no other
     compose, config, schema      Hydra's errors in one message; the schema
     preview     what `--cfg job` cannot compose: sizes that a budget solves
     allowed, shell, ranges       what a configuration may make Hydra do, and a cluster's shell; numbers within bounds

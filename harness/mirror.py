@@ -9,9 +9,11 @@ Nothing of this machine is sent: no host name, user, path, command or secret; th
 
 from __future__ import annotations
 
+import configparser
 import contextlib
 import json
 import math
+import netrc
 import os
 import signal
 import subprocess
@@ -20,13 +22,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from harness import trackers
 from harness.config import WandbConfig
 from harness.identity import digest
 from harness.interrupt import Stopped
 from harness.scrub import scrubbed
 
-FILE, LOG = "mirror.jsonl", "mirror.log"
+FILE, LOG, REASON = "mirror.jsonl", "mirror.log", "mirror.failed"
 MOST_LOSSES = 10_000
 PATIENCE_SECONDS = 5.0  # how long a finished run waits for its mirror; a slower one goes on without it
 
@@ -42,12 +46,28 @@ def mode(settings: WandbConfig, backbone: str | None) -> str:
 
 
 def has_key() -> bool:
-    """Whether W&B would find an API key; it is not read."""
+    """Whether W&B would find an API key for its server; it is not given on."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    with contextlib.suppress(OSError):
-        return "api.wandb.ai" in Path(os.environ.get("NETRC") or "~/.netrc").expanduser().read_text()
+    given = os.environ.get("NETRC")
+    known = [Path(given)] if given else [Path("~/.netrc"), Path("~/_netrc")]
+    with contextlib.suppress(OSError, netrc.NetrcParseError):
+        path = next((path for path in (one.expanduser() for one in known) if path.exists()), None)
+        return path is not None and bool((netrc.netrc(path).authenticators(_server()) or ("", "", ""))[2])
     return False
+
+
+def _server() -> str:
+    """The host of W&B's server: the environment, the settings of this folder, the user's, or the public one."""
+    base = os.environ.get("WANDB_BASE_URL")
+    own = Path(os.environ.get("WANDB_CONFIG_DIR") or "~/.config/wandb").expanduser() / "settings"
+    for path in (Path(os.environ.get("WANDB_DIR") or ".") / "wandb/settings", own) if not base else ():
+        settings = configparser.ConfigParser(interpolation=None)
+        with contextlib.suppress(OSError, configparser.Error, UnicodeDecodeError):
+            settings.read(path, encoding="utf-8")
+            if base := settings.get("default", "base_url", fallback=None):
+                break
+    return urlsplit(base or "https://api.wandb.ai").netloc
 
 
 class Mirror:
@@ -61,6 +81,7 @@ class Mirror:
     def __init__(self, folder: Path, run: str, identity: dict[str, Any], settings: WandbConfig,
                  backbone: str | None) -> None:  # fmt: skip
         chosen = mode(settings, backbone)
+        self.folder = folder
         self._file: Any = None
         self._told = [0, 0]  # losses, rows of the curve
         if chosen == "disabled" and not settings.trackers:
@@ -72,6 +93,7 @@ class Mirror:
             "config": names | {"seed": identity["seed"], "identity": identity}, "trackers": settings.trackers,
         }  # fmt: skip
         try:
+            (folder / REASON).unlink(missing_ok=True)
             self._file = (folder / FILE).open("w", encoding="utf-8")
             self._write({"head": head})
             with (folder / LOG).open("wb") as log:
@@ -109,6 +131,8 @@ class Mirror:
             self._file = None
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(PATIENCE_SECONDS)
+            for reason in reasons(self.folder):
+                print(f"warning: {self.folder.name}: {reason}; {self.folder / LOG}", file=sys.stderr, flush=True)
 
     def _write(self, row: dict[str, Any]) -> None:
         if self._file is not None:
@@ -138,8 +162,21 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, float | list[flo
 
 
 def offline(root: Path) -> list[Path]:
-    """The offline runs of a store that wait for `wandb sync`."""
-    return sorted(root.glob("*/wandb/offline-run-*"))
+    """The offline runs of a store that wait for `wandb sync`, which marks those that it sent."""
+    return sorted(at for at in root.glob("*/wandb/offline-run-*") if not any(at.glob("*.synced")))
+
+
+def reasons(folder: Path) -> list[str]:
+    """Why somebody is not told of a run, a line for each."""
+    try:
+        return (folder / REASON).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+
+
+def failures(root: Path) -> dict[str, list[str]]:
+    """The runs of a store that somebody was not told of, and why."""
+    return {path.parent.name: reasons(path.parent) for path in sorted(root.glob(f"*/{REASON}"))}
 
 
 # The process that follows
@@ -165,74 +202,33 @@ def follow(path: Path, parent: int) -> Iterator[dict[str, Any]]:
                 time.sleep(0.2)
 
 
-class Wandb:
-    """A W&B run, continued under the same id by whoever makes the run next."""
-
-    def __init__(self, head: dict[str, Any], folder: Path) -> None:
-        import wandb
-
-        settings = wandb.Settings(
-            console="off", silent=True, x_disable_stats=True, x_disable_meta=True, x_disable_machine_info=True,
-            x_save_requirements=False,
-            disable_git=True, save_code=False, disable_code=True, host="", root_dir=str(folder), init_timeout=600,
-        )  # fmt: skip
-        known = {key: head[key] for key in ("id", "name", "project", "entity", "group", "tags", "config", "mode")}
-        self.run = wandb.init(**known, resume="allow", settings=settings)
-        self.image = wandb.Histogram
-
-    def log(self, values: dict[str, Any], step: int) -> None:
-        """One row; a list of numbers (ranks, say) becomes a histogram."""
-        self.run.log({key: self.image(one) if isinstance(one, list) else one for key, one in values.items()}, step=step)
-
-    def finish(self, summary: dict[str, Any], code: int) -> None:
-        """The final numbers."""
-        self.run.summary.update({key: one for key, one in summary.items() if not isinstance(one, list)})
-        self.run.finish(exit_code=code)
-
-
-class Tracker:
-    """Any tracker that accelerate knows, by its name there."""
-
-    def __init__(self, name: str, head: dict[str, Any], folder: Path) -> None:
-        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-
-        kind: Any = LOGGER_TYPE_TO_CLASS[name]
-        place = {"logging_dir": str(folder / name)} if kind.requires_logging_directory else {}
-        self.tracker = kind(head["id"], **place)
-        if hasattr(self.tracker, "start"):
-            self.tracker.start()
-        self.tracker.store_init_configuration(
-            {key: str(one) for key, one in head["config"].items() if key != "identity"}
-        )
-
-    def log(self, values: dict[str, Any], step: int) -> None:
-        """The numbers of one row."""
-        self.tracker.log({key: one for key, one in values.items() if not isinstance(one, list)}, step=step)
-
-    def finish(self, summary: dict[str, Any], code: int) -> None:
-        """The final numbers."""
-        self.tracker.log({f"final/{key}": one for key, one in summary.items() if not isinstance(one, list)}, step=0)
-        self.tracker.finish()
-
-
 def main(folder: Path) -> None:
     """Follow the run in this folder and tell everybody who was asked for."""
     for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # they are meant for the run; we end when it does
     rows = follow(folder / FILE, os.getppid())
     head = next(rows)["head"]
-    told: list[Any] = [] if head["mode"] == "disabled" else [Wandb(head, folder)]
-    told += [Tracker(name, head, folder) for name in head["trackers"]]
+    told = trackers.Told(head, folder, lambda reason: _reason(folder, reason))
+    if not told.told:
+        raise SystemExit(1)
     summary: dict[str, Any] = {}
     code = 1
     for row in rows:
+        if not told.told:
+            break
         if "end" in row:
             summary, code = row["summary"], 0 if row["end"] == "DONE" else 1
             break
-        for one in told:
-            one.log(row["row"], row["step"])
-    for one in told:
-        one.finish(summary, code)
+        told.log(row["row"], row["step"])
+    told.finish(summary, code)
+
+
+def _reason(folder: Path, reason: str) -> None:
+    """Keep one line of why somebody is not told, which the run and `harness.status` print; the log has it too."""
+    line = str(scrubbed(reason))
+    print(f"error: {line}", file=sys.stderr, flush=True)
+    with (folder / REASON).open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
 
 
 def in_one_line(kind: type[BaseException], error: BaseException, trace: object) -> None:
