@@ -30,6 +30,15 @@ def of(config: RunConfig, task: Task, device: str) -> list[str]:
     return told
 
 
+def shared(processes: int) -> list[str]:
+    """That several processes made a run: no part of its identity, and with dropout equal in law, not in bits."""
+    if processes == 1:
+        return []
+    return [
+        f"made by {processes} processes: losses as of one to 1e-5 without dropout; with it equal in law, not in bits"
+    ]
+
+
 def chosen_by(trials: int, split: str) -> str:
     """That a search of ours chose a run's values, on which split."""
     return f"values chosen by {trials} trials on {split} (harness.search)"

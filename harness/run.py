@@ -171,5 +171,12 @@ def experiment(plan: Plan, begun: Record, group: Group, mirror: Mirror | None = 
         "frozen_tensors_unchanged": unmoved,
         **({"packed_with": group.beside} if group.beside else {}),
     }
-    told = [*begun.remarks, *solved, *checked, *remarks.cut_short(splits), *outcome.remarks]
+    told = [
+        *begun.remarks,
+        *solved,
+        *checked,
+        *remarks.cut_short(splits),
+        *outcome.remarks,
+        *remarks.shared(group.size),
+    ]
     return replace(begun, state=DONE, science=science, cost=cost, provenance=made, remarks=told)

@@ -88,6 +88,9 @@ def test_two_processes_make_one_run(tmp_path):
     harness(tmp_path / "one", *still)
     [two], [one] = records(tmp_path / "two"), records(tmp_path / "one")
     assert two["id"] == one["id"] and two["provenance"]["processes"] == 2
+    assert [said for said in two["remarks"] if said.startswith("made by 2 processes")] and two["remarks"] != one[
+        "remarks"
+    ]
     assert two["science"]["losses"] == pytest.approx(one["science"]["losses"], abs=1e-5)
     assert os.listdir(tmp_path / "two") == [two["id"]]
     (printed, _, code), other = launched(tmp_path / "two", *still)
