@@ -13,6 +13,7 @@ from harness.mirror import Mirror
 from harness.record import Record
 
 FILE = "progress.json"
+MOST_REMARKS = 3  # on single tasks of several that one line can bear
 
 
 class Bar:
@@ -94,6 +95,19 @@ def read(folder: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def _few(done: Record) -> list[str]:
+    """The remarks; of a run of several tasks those on single ones as their number, and whether rows are missing."""
+    names = tuple(done.identity["task"].get("parts") or ())
+    single = {said: name for said in done.remarks for name in names
+              if said.removeprefix("subset: ").removeprefix("superset: ").startswith(f"{name}: ")}  # fmt: skip
+    if len(single) <= MOST_REMARKS:
+        return list(done.remarks)
+    cut = {name for said, name in single.items() if said.startswith("subset: ")}
+    told = [f"subset: not all rows of {len(cut)} of {len(names)} tasks"] * bool(cut)
+    told += [f"{len(single)} remarks on single tasks in the record"]
+    return [said for said in done.remarks if said not in single] + told
+
+
 def line(done: Record, folder: str) -> str:
     """Method, task, backbone, score with metric, parameters, seconds, recipe, record: all that a number needs.
 
@@ -109,7 +123,7 @@ def line(done: Record, folder: str) -> str:
         f"{params['adapter']:,} adapter + {params['head']:,} head parameters",
         f"{done.cost['seconds']:.1f} s",
         *([f"resumed at step {step}"] if (step := done.provenance.get("resumed_at")) else []),
-        *done.remarks,
+        *_few(done),
         folder,
     ]
     if done.recipe.get("name") not in ("none", "fallback"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from specs import composed, task, written
 
-from harness import evaluate, predict, run
+from harness import evaluate, predict, progress, run
 from harness.data import Encoded
 from harness.errors import ConfigError
 from harness.evaluate import Evaluation
@@ -174,6 +175,11 @@ def test_a_run_of_several_tasks_with_a_head_each(tmp_path):
     plan = run.plan(config)
     width = json.loads((plan.directory / "config.json").read_text())["hidden_size"]
     made = run.run(plan)
+    said = progress.line(replace(made, remarks=[f"subset: {task}: {n} rows left out" for task in ("glue/rte", "glue/stsb")
+                                                for n in (1, 2)] + ["of all"]), "there")  # fmt: skip
+    assert said.endswith(
+        "; of all; subset: not all rows of 2 of 2 tasks; 4 remarks on single tasks in the record; there"
+    )
     scores = made.science["scores"]["validation"]
     assert set(made.provenance["preflight"]["skipped"]) == {"penalty"}  # the backbone's own loss knows of one head
     assert {"mean_tasks", "mean_metrics", "rte.accuracy", "stsb.pearson"} <= scores.keys()
