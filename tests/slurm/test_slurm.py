@@ -167,8 +167,9 @@ def test_submit_and_leave_then_status_and_cancel(slurm, tmp_path):
     status = subprocess.run([sys.executable, "-m", "harness.status", "--root", str(tmp_path)], cwd=ROOT, env=slurm,
                             capture_output=True, text=True, check=True).stdout  # fmt: skip
     assert "4 runs: " in status and "queued" in status and "job " in status
-    out = finish(start(slurm, tmp_path, *leave, "seed=0", "--cancel", module="harness.fill"))
-    assert "3 jobs cancelled" in out
+    gone = [finish(start(slurm, tmp_path, *leave, "seed=0", flag, module="harness.fill")).count("cancelled job ")
+            for flag in ("--cancel", "--cancel-running")]  # fmt: skip
+    assert gone[0] >= 2 and sum(gone) == 3, "at most one of the three runs beside the first one"
     ask(slurm, "scancel", "--me")
 
 
