@@ -145,9 +145,7 @@ def test_a_run_that_was_stopped_and_killed_goes_on_to_the_same_result(store, tmp
 
 
 def test_a_failure_is_in_the_store_with_its_reason(tmp_path):
-    harness(
-        tmp_path, "train.learning_rate=1e6", "train.clip_norm=null", "method=full", "train.warmup_ratio=0", check=1
-    )
+    harness(tmp_path, "train.learning_rate=1e6", "train.clip_norm=null", "method=full", "train.warmup_ratio=0", check=1)
     [record] = records(tmp_path)
     assert record["state"] == "DIVERGED"
     assert "diverged" in record["error"]
