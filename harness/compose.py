@@ -6,6 +6,7 @@ Nothing heavy is imported: a mistyped option is answered before torch is.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -73,11 +74,27 @@ def checked(config: DictConfig) -> RunConfig:
     if not whole.method["_target_"].startswith(("peft.", "methods.")):
         target = whole.method["_target_"]
         raise ConfigError(f"method._target_={target} is not allowed: it must be a configuration of peft or of methods")
+    _check_kinds(whole.method)
     whole.recipe.tags = _tags(whole)
     run = OmegaConf.to_object(whole)
     if not isinstance(run, RunConfig):
         raise ConfigError("the configuration is not a mapping of the schema's groups")
     return run
+
+
+def _check_kinds(method: Any) -> None:
+    """A number stays a number, and a switch a switch. Raises ConfigError; what is null, a list or a word is left to peft.
+
+    The configuration's own class, which knows more, is imported with peft: too late for a typing error.
+    """
+    file = CONF / "method" / f"{method['name']}.yaml"
+    known: Any = OmegaConf.to_container(OmegaConf.load(file)) if file.is_file() else {}
+    for key, value in method.items():
+        default, kinds = known.get(key), {bool: "true or false", int: "a number", float: "a number"}
+        wanted = kinds.get(type(default))
+        if wanted is None or value is None or kinds.get(type(value)) == wanted:
+            continue
+        raise ConfigError(f"method.{key}={value} must be {wanted}, as in {file.name}: {json.dumps(default)}")
 
 
 def _sections(names: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -127,3 +127,22 @@ def test_what_options_share_is_no_option():
     for word in ("task=_glue", "model=_t5"):
         with pytest.raises(ConfigError, match=f"{word.split('=')[0]}=_... is what several options share"):
             composed(word)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["method.r=x"], "method.r=x must be a number, as in lora.yaml: 8"),
+        (["method=adalora", "method.beta1=true"], "method.beta1=True must be a number, as in adalora.yaml: 0.85"),
+        (["method=prefix", "method.reparameterize=3"], "must be true or false, as in prefix.yaml: false"),
+    ],
+)
+def test_a_method_s_option_of_another_kind_is_refused_before_peft_is_imported(words, says):
+    with pytest.raises(ConfigError) as stop:
+        composed(*words)
+    assert says in str(stop.value)
+
+
+def test_a_method_s_options_may_be_null_whole_or_broken_numbers():
+    found = composed("method.lora_dropout=1", "method=lora", "method.target_modules=all-linear")
+    assert (found.method["lora_dropout"], found.method["target_modules"]) == (1, "all-linear")
