@@ -191,3 +191,22 @@ def test_whole_training(form, family, kind, fields, former, monkeypatch):
     found = {n.removeprefix("base_model.model."): p for n, p in model.named_parameters() if p.requires_grad}
     for name, parameter in found.items():
         assert_close(parameter.detach(), plain.values[name].detach(), rtol=1e-8, atol=1e-9, msg=name)
+
+
+def test_the_late_schedule_goes_on_after_a_restart():
+    """`masks_first` runs a step late: what the loop had set the step before is part of what a checkpoint keeps."""
+    first, second = (peft.get_peft_model(build("t5", "generation"), PropetlConfig(bottleneck_size=4, masks_first=True))
+                     for _ in range(2))  # fmt: skip
+    seen = {}
+    for model, steps in ((first, (0, 1, 2, 3)), (second, (4,))):
+        method, adamw = hooks.find(model), torch.optim.AdamW(hooks.optimizer_groups(model, RATE, 0.0), lr=RATE)
+        if model is second:
+            method.load_training_state(hooks.find(first).training_state())
+        for step in steps:
+            for group in adamw.param_groups:
+                group["lr"] = 10.0 * step + 1
+            method.on_pre_optimizer_step(step, adamw)
+            seen[step] = {group["lr"] for group in adamw.param_groups}
+            method.on_optimizer_step(step)
+            assert {group["lr"] for group in adamw.param_groups} == {10.0 * step + 1}
+    assert (seen[1], seen[2], seen[3], seen[4]) == ({0.0}, {11.0}, {21.0}, {31.0})
