@@ -425,6 +425,7 @@ def test_completion():
     assert torch.equal(model(rows_), before)
     tuner.on_train_end()
     assert torch.equal(model(rows_), before)
+    assert tuner.will_move(30) is None, "nothing is left to grow"
     assert all(len(form.A) == len(form.E) == len(form.B) for form in tuner.forms())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert tuner.active_params() == trained
@@ -432,6 +433,11 @@ def test_completion():
     tuner.on_train_end()
     assert sum(tuner.ranks().values()) == 20
     assert {form.reserve for form in tuner.forms()} == {1e-5}
+    _, tuner, _ = attach(SHAPES)
+    tuner.on_train_begin(30)
+    assert tuner.missing() > 0 and all(form.observing for form in tuner.forms())
+    tuner.on_train_end()
+    assert not any(form.observing for form in tuner.forms()), "stopped in the middle of growth: nobody asks for scores"
 
 
 def test_exact_budget():
@@ -529,6 +535,7 @@ def test_back_to_the_best(monkeypatch):
 
     def watch(step):
         allocate(step)
+        assert tuner.settings.rank_pattern == tuner.ranks(), "what a checkpoint's configuration says"
         kept.append((copy.deepcopy(tuner.training_state()), {name: p.detach().clone() for name, p in living().items()}))
         kept[-1] += (logits(model, inputs),)
         model.train()
@@ -545,6 +552,11 @@ def test_back_to_the_best(monkeypatch):
                 parameter.copy_(state[name])
         assert torch.equal(logits(model, inputs), expected)
         assert tuner.trace() == {name: then[name] for name in tuner.trace()}
+        again = tuner.training_state()
+        assert again["seed"] == then["seed"], "the next reserve is the one that it would have been"
+        assert all(torch.equal(again[name], then[name]) for name in ("mean", "uncertainty"))
+        assert {form.observing for form in tuner.forms()} == {tuner.missing() > 0}
+        assert (tuner.settings.rank_pattern, tuner.settings.reserve) == (then["ranks"], then["reserve"])
 
 
 def test_trainer(tmp_path):
