@@ -249,10 +249,10 @@ def test_a_rank_above_the_matrix_is_one_message(method, words):
 def test_a_value_of_the_wrong_kind_is_one_message(method, word, says):
     """By the configuration's own class; some are refused before it is known, when they are composed."""
     found, (key, _, value) = composed(f"method={method}"), word.partition("=")
-    found.method[key] = yaml.safe_load(value)
+    given = found.method | {key: yaml.safe_load(value)}
     network = model.skeleton(found.model, embedded(found.model.path), CLASSES)
     with pytest.raises(ConfigError, match=rf"^method.{says}$"):
-        model.method_config(found.method, found.model, "classification", network)
+        model.method_config(given, found.model, "classification", network)
 
 
 @pytest.mark.parametrize("method", ["lora", "ia3", "adalora", "adalora_peft"])
