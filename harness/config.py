@@ -45,7 +45,8 @@ class TrainConfig:
     `max_steps` wins over `epochs`; of `warmup_steps` and `warmup_ratio` the first that is set wins.
     `retry_out_of_memory` halves the micro-batches, never the effective batch, and says so in the record.
     `gradient_checkpointing` and `compile` change what a step costs, and its result by rounding (harness/execution.py).
-    `cache_features` runs a frozen backbone once a text, without dropout: another process (harness/features.py).
+    `cache_features` runs what lies below the first trained layer once a text, without dropout: another process
+    (harness/features.py).
     """
 
     learning_rate: float

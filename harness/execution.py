@@ -12,12 +12,15 @@ from harness.config import TrainConfig
 from harness.errors import ConfigError
 
 
-def prepare(model: nn.Module, settings: TrainConfig) -> None:
-    """Switch on what the settings ask for, in place. Raises ConfigError where the backbone cannot."""
+def prepare(model: nn.Module, settings: TrainConfig, *, rows: int, tokens: int) -> None:
+    """Switch on what the settings ask for, in place, for a training split of so many rows and tokens.
+
+    Raises ConfigError where the backbone, the method or the machine cannot.
+    """
     if settings.gradient_checkpointing:
         checkpoint_activations(model)
     if settings.cache_features:
-        features.keep(model)
+        features.keep(model, rows, tokens)
     if settings.compile:
         compile_forward(model)
 

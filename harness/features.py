@@ -1,77 +1,218 @@
-"""Frozen features kept: for methods that train the head alone, the backbone sees every text once.
+"""Frozen features kept: what lies below the first trained layer sees every text once.
 
-The backbone runs without dropout then (a feature that is kept cannot be drawn anew), so this is another stochastic
-process than training with it, and part of a run's identity: `train.cache_features`.
+It runs without dropout then (a feature that is kept cannot be drawn anew), so this is another stochastic process than
+training with it, and part of a run's identity: `train.cache_features`. Of a method that trains the head alone one vector a
+text is kept; a vector a token of one that trains the top layers (`+method.layers_to_transform=[10,11]` of LoRA,
+`method.skip_layers=[0,1]` of adapters).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 
 from harness.errors import ConfigError
 
 FIRST_TOKEN = ("deberta-v2", "roberta")  # whose heads read the first token's state and nothing else
+LAYERED = (*FIRST_TOKEN, "bert")  # whose layers stand in `encoder.layer`, each given the states of the one before
+SHARE = 0.5  # of the host's free memory that features may take
+PROBE = ((4, 5, 6, 7), (8, 9, 10, 11))  # tokens that every vocabulary has
 
 
-def keep(model: nn.Module) -> None:
-    """Make the backbone below the head remember the first token's last state of every text it was given, in place.
+def keep(model: nn.Module, rows: int = 0, tokens: int = 0) -> None:
+    """Make the layers below the first trained one remember what they gave for every text, in place.
 
-    What is kept, a vector a text, lies in the host's memory. Raises ConfigError where anything below the head is
-    trained, or the head may read more than the first token.
+    What is kept lies in the host's memory.
+
+    Args:
+        model: a backbone with its head, or a PeftModel of one.
+        rows, tokens: of the training split, to see beforehand whether memory suffices.
+
+    Raises:
+        ConfigError: the first layer is trained already, the architecture is not known here, the method reads the states
+            of lower layers elsewhere (a side network), or memory does not suffice.
     """
     inside: Any = getattr(model, "get_base_model", None)
     whole: Any = model if inside is None else inside()
-    body = getattr(whole, whole.base_model_prefix)
-    if whole.config.model_type not in FIRST_TOKEN:
+    kind, body = whole.config.model_type, getattr(whole, whole.base_model_prefix)
+    if kind not in LAYERED:
         raise ConfigError(
-            f"train.cache_features=true: the head of a {whole.config.model_type} model reads more than the first token; "
-            f"only those of {', '.join(FIRST_TOKEN)} can be fed with kept features"
+            f"train.cache_features=true: the head of a {kind} model reads more than the first token, and its layers are "
+            f"not known here; it works with {', '.join(LAYERED)}"
         )
-    # A method of ours keeps what it trains beside the backbone, not in it: all that is no copy of the head counts.
-    head = {
-        id(parameter) for name, parameter in model.named_parameters() if inside is None or ".modules_to_save." in name
-    }
-    head -= {id(parameter) for parameter in body.parameters()}
-    below = [
-        name for name, parameter in model.named_parameters() if parameter.requires_grad and id(parameter) not in head
+    layers = body.encoder.layer
+    first = _first_trained(model, layers)
+    if first == 0:
+        below = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        raise ConfigError(
+            "train.cache_features=true: the method trains from the backbone's first layer on, so nothing lies below that "
+            f"could be kept (it trains {below[0]}, ...); train the head alone (method=head) or the top layers (LoRA: "
+            f"+method.layers_to_transform=[{len(layers) - 1}], adapters: method.skip_layers=[0])"
+        )
+    alone = kind in FIRST_TOKEN and _head_alone(model, body)
+    _check_memory((rows if alone else tokens) * whole.config.hidden_size * 4)
+    before = _answers(model)
+    body.forward = Kept(body) if alone else KeptLayers(body, layers, first)
+    if not all(
+        torch.allclose(one, two, rtol=1e-3, atol=1e-5) for one, two in zip(before, _answers(model), strict=True)
+    ):
+        raise ConfigError(
+            f"train.cache_features=true: this method reads the states of the frozen layers below ({first} of {len(layers)}), "
+            "too, which kept features do not give; set train.cache_features=false"
+        )
+
+
+def _head_alone(model: nn.Module, body: nn.Module) -> bool:
+    """Whether nothing is trained but the head. A method of ours keeps what it trains beside the backbone, not in it."""
+    below = {id(parameter) for parameter in body.parameters()}
+    peft = hasattr(model, "get_base_model")
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return all((".modules_to_save." in name or not peft) and id(parameter) not in below for name, parameter in trained)
+
+
+def _first_trained(model: nn.Module, layers: nn.ModuleList) -> int:
+    """The number of the first layer that anything trained reaches; how many there are where none is."""
+    reached: list[bool] = []
+    handles = [
+        layer.register_forward_hook(lambda *seen: reached.append(_states(seen[2]).requires_grad)) for layer in layers
     ]
-    if below:
+    try:
+        _answers(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return reached.index(True) if True in reached else len(layers)
+
+
+def _answers(model: nn.Module) -> list[Tensor]:
+    """Logits of two texts, and the gradient of their squares by everything that is trained; the model stays as it was."""
+    mode = model.training
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    ids = torch.tensor(PROBE, device=trained[0].device)
+    model.eval()
+    try:
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        found = torch.autograd.grad(logits.float().square().sum(), trained, allow_unused=True)
+    finally:
+        model.train(mode)
+    return [logits.detach(), *(torch.zeros(1) if gradient is None else gradient for gradient in found)]
+
+
+def _check_memory(size: int) -> None:
+    free = psutil.virtual_memory().available
+    if size > SHARE * free:
         raise ConfigError(
-            f"train.cache_features=true needs a frozen backbone (method=head); this method trains {len(below)} "
-            f"parameters below the head, {below[0]} among them"
+            f"train.cache_features=true: the features of the training rows take {size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB "
+            f"of the host's memory are free, of which they may take {SHARE:.0%}; set train.cache_features=false"
         )
-    body.forward = Kept(body)
 
 
-class Kept:
-    """Takes the place of a backbone's forward pass. Texts are told apart by their tokens, padding left out."""
+def _states(output: Any) -> Tensor:
+    """A layer's states, (batch, length, width): DeBERTa's gives its attention beside them."""
+    states: Tensor = output[0] if isinstance(output, tuple) else output
+    return states
+
+
+class Memory:
+    """What a backbone gave for each text. Texts are told apart by their tokens and segments, padding left out."""
 
     def __init__(self, body: nn.Module) -> None:
         self._body, self._compute = body, body.forward
-        self._states: dict[bytes, Tensor] = {}
+        self._kept: dict[bytes, Tensor] = {}
+
+    def _of(self, input_ids: Tensor, attention_mask: Tensor, more: dict[str, Any]) -> list[Tensor]:
+        """Of every row what is kept of it, on the host; rows that were never seen are computed, without dropout."""
+        held = attention_mask.sum(dim=1).tolist()
+        told = [one.cpu().numpy() for one in (input_ids, more.get("token_type_ids")) if one is not None]
+        keys = [b"|".join(one[row, :length].tobytes() for one in told) for row, length in enumerate(map(int, held))]
+        if missing := [place for place, key in enumerate(keys) if key not in self._kept]:
+            own = {name: value[missing] if isinstance(value, Tensor) else value for name, value in more.items()}
+            found = self._computed(input_ids=input_ids[missing], attention_mask=attention_mask[missing], **own)
+            for place, states in zip(missing, found, strict=True):
+                self._kept[keys[place]] = states[: int(held[place])].cpu()
+        return [self._kept[key] for key in keys]
+
+    @torch.no_grad()
+    def _computed(self, **batch: Any) -> Tensor:
+        mode = self._body.training
+        self._body.eval()
+        try:
+            return self._run(**batch)
+        finally:
+            self._body.train(mode)
+
+    def _run(self, **batch: Any) -> Tensor:
+        """The states that are kept, (rows, length, width)."""
+        raise NotImplementedError
+
+
+class Kept(Memory):
+    """Takes the place of a whole backbone's forward pass, and keeps the first token's last state."""
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor, **more: Any) -> Any:
         """As the backbone's, with a sequence of one token: `last_hidden_state` (batch, 1, width)."""
-        held = attention_mask.sum(dim=1).tolist()
-        keys = [row[:length].numpy().tobytes() for row, length in zip(input_ids.cpu(), held, strict=True)]
-        if missing := [place for place, key in enumerate(keys) if key not in self._states]:
-            found = self._states_of(input_ids[missing], attention_mask[missing], more, missing)
-            self._states |= {keys[place]: state for place, state in zip(missing, found, strict=True)}
-        states = torch.stack([self._states[key] for key in keys]).to(input_ids.device, non_blocking=True)
-        return Features(states[:, None])
+        states = torch.stack(self._of(input_ids, attention_mask, more))
+        return Features(states.to(input_ids.device, non_blocking=True))
 
-    @torch.no_grad()
-    def _states_of(self, ids: Tensor, mask: Tensor, more: dict[str, Any], rows: list[int]) -> Tensor:
-        mode = self._body.training
-        self._body.eval()
-        own = {name: value[rows] if isinstance(value, Tensor) else value for name, value in more.items()}
+    def _run(self, **batch: Any) -> Tensor:
+        states: Tensor = self._compute(**batch)[0]
+        return states[:, :1].float()
+
+
+class KeptLayers(Memory):
+    """Stands around a backbone's forward pass, in which the layers below `first` give what is kept of them."""
+
+    def __init__(self, body: nn.Module, layers: nn.ModuleList, first: int) -> None:
+        super().__init__(body)
+        self._computing, self._batch, self._pair = False, torch.empty(0), False
+        for number, layer in enumerate(layers[:first]):
+            layer.forward = self._stand_in(layer.forward, last=number == first - 1)
+
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor, **more: Any) -> Any:
+        """As the backbone's; padding has states of zero."""
+        rows = self._of(input_ids, attention_mask, more)
+        batch = rows[0].new_zeros(*input_ids.shape, rows[0].shape[-1])
+        for place, states in enumerate(rows):
+            batch[place, : len(states)] = states
+        self._batch = batch.to(input_ids.device, non_blocking=True)
+        return self._compute(input_ids=input_ids, attention_mask=attention_mask, **more)
+
+    def _run(self, **batch: Any) -> Tensor:
+        self._computing = True
         try:
-            return self._compute(input_ids=ids, attention_mask=mask, **own)[0][:, 0].float().cpu()
+            self._compute(**batch)
+        except Reached as end:
+            return end.states
         finally:
-            self._body.train(mode)
+            self._computing = False
+        raise RuntimeError("the last of the frozen layers was not reached")
+
+    def _stand_in(self, compute: Callable[..., Any], last: bool) -> Callable[..., Any]:
+        """In place of a frozen layer's forward: the layers between pass on what they get, the last gives what is kept."""
+
+        def forward(states: Tensor, *args: Any, **named: Any) -> Any:
+            if self._computing:
+                output = compute(states, *args, **named)
+                self._pair = isinstance(output, tuple)
+                if last:  # what lies above is trained: its dropout, its hooks and its cost are no part of this
+                    raise Reached(_states(output))
+                return output
+            kept = self._batch if last else states
+            return (kept, None) if self._pair else kept
+
+        return forward
+
+
+class Reached(Exception):
+    """Ends a forward pass at the last frozen layer."""
+
+    def __init__(self, states: Tensor) -> None:
+        super().__init__()
+        self.states = states
 
 
 class Features(tuple):

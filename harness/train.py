@@ -101,7 +101,7 @@ def train(
     group = group or Group()
     accelerator = accelerator_for(device, settings.precision)
     model.to(accelerator.device).train()
-    execution.prepare(model, settings)
+    execution.prepare(model, settings, rows=len(encoded), tokens=int(encoded.lengths.sum()))
     group.enter(model)
     torch.manual_seed(seed)
     hooks, feed = find(model), Feed(encoded, settings, model, accelerator.device, seed, buckets, group.rank, group.size)

@@ -25,10 +25,23 @@ def plan(root: Path, *words: str) -> run.Plan:
     return run.plan(compose.composed([*SHORT, *words, f"results.root={root}"]))
 
 
-@pytest.mark.parametrize("model", ["demo_deberta", "demo_roberta"])
-def test_losses_and_scores_are_those_of_a_backbone_that_is_run_every_time(model, tmp_path):
-    words = [f"model={model}", *NO_DROPOUT]
-    kept, plain = (run.run(plan(tmp_path, *words, *more)) for more in ([KEPT], []))
+TOP_LORA = [
+    "method=lora",
+    "+method.layers_to_transform=[1,2]",
+    "method.target_modules=[query_proj,value_proj,query,value]",
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "more"),
+    [
+        *(("demo_deberta", more) for more in ([], TOP_LORA, ["method=houlsby", "method.skip_layers=[0,1]"])),
+        *(("demo_roberta", more) for more in ([], TOP_LORA)),
+    ],
+)
+def test_losses_and_scores_are_those_of_a_backbone_that_is_run_every_time(model, more, tmp_path):
+    words = [f"model={model}", *NO_DROPOUT, *more]
+    kept, plain = (run.run(plan(tmp_path, *words, *switch)) for switch in ([KEPT], []))
     assert kept.science["losses"] == pytest.approx(plain.science["losses"], abs=1e-5)
     assert len(set(kept.science["losses"])) == 24
     for ours, theirs in zip(kept.science["curve"], plain.science["curve"], strict=True):
@@ -69,8 +82,10 @@ def test_an_interrupted_run_ends_with_the_bits_of_one_that_nobody_disturbed(tmp_
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["method=lora"], "needs a frozen backbone (method=head); this method trains"),
-        *(([f"method={name}"], "needs a frozen backbone") for name in ("bitfit", "houlsby")),
+        *(
+            ([f"method={name}"], "trains from the backbone's first layer on")
+            for name in ("lora", "bitfit", "houlsby", "full")
+        ),
         (["model=demo_bart"], "the head of a bart model reads more than the first token"),
     ],
 )
@@ -79,6 +94,79 @@ def test_what_cannot_be_fed_with_kept_features_is_refused(words, said, tmp_path)
         run.run(plan(tmp_path, *words, KEPT, "preflight.enabled=false"))
     assert said in str(found.value)
     assert "train.cache_features=true" in str(found.value)
+
+
+def small(kind):
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    shape = {
+        "num_hidden_layers": 4,
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "vocab_size": 64,
+    }
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(kind, **shape))
+
+
+@pytest.mark.parametrize("kind", ["deberta-v2", "roberta", "bert"])
+def test_layers_below_the_first_trained_one_run_once_a_text(kind):
+    from harness import features
+
+    model = small(kind).eval().requires_grad_(False)
+    body = getattr(model, model.base_model_prefix)
+    body.encoder.layer[2].requires_grad_(True)
+    ids = torch.randint(4, 64, (3, 9))
+    mask = (torch.arange(9) < torch.tensor([[9], [6], [4]])).long()
+    whole = model(input_ids=ids, attention_mask=mask).logits
+    runs = [0] * 4
+
+    def count(number):
+        return lambda *_: runs.__setitem__(number, runs[number] + 1)
+
+    for number, layer in enumerate(body.encoder.layer):
+        layer.attention.register_forward_hook(count(number))
+    features.keep(model)
+    runs[:] = [0] * 4
+    for _ in range(3):
+        model.train()
+        assert torch.allclose(model.eval()(input_ids=ids, attention_mask=mask).logits, whole, atol=1e-6)
+    assert torch.allclose(model(input_ids=ids[2:, :4], attention_mask=mask[2:, :4]).logits, whole[2:], atol=1e-6)
+    assert runs == [1, 1, 4, 4]
+
+
+def test_a_method_that_reads_frozen_layers_from_the_side_is_refused():
+    from harness import features
+
+    class Ladder(torch.nn.Module):
+        """Reads the first layer, and adds to the logits what is zero when it starts."""
+
+        def __init__(self):
+            super().__init__()
+            self.inside, self.up = small("roberta").requires_grad_(False), torch.nn.Linear(16, 2, bias=False)
+            torch.nn.init.zeros_(self.up.weight)
+            self.config, self.base_model_prefix, self.roberta = self.inside.config, "roberta", self.inside.roberta
+            self.inside.roberta.encoder.layer[0].register_forward_hook(lambda *seen: setattr(self, "low", seen[2]))
+
+        def forward(self, **inputs):
+            output = self.inside(**inputs)
+            output.logits = output.logits + self.up(self.low[:, 0])
+            return output
+
+    ladder = Ladder()
+    ladder.inside.roberta.encoder.layer[3].requires_grad_(True)
+    with pytest.raises(ConfigError, match=r"reads the states of the frozen layers below \(3 of 4\)"):
+        features.keep(ladder)
+
+
+def test_features_that_memory_does_not_hold_are_refused_beforehand():
+    from harness import features
+
+    model = small("roberta").requires_grad_(False)
+    model.classifier.requires_grad_(True)
+    with pytest.raises(ConfigError, match="of the host's memory are free, of which they may take 50%"):
+        features.keep(model, rows=10**12)
 
 
 def test_the_backbone_sees_a_text_once_whatever_its_padding():
