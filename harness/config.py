@@ -44,7 +44,8 @@ class TrainConfig:
     `optimizer` is torch's AdamW, the same with its state paged out of a full GPU, or transformers' former one.
     `max_steps` wins over `epochs`; of `warmup_steps` and `warmup_ratio` the first that is set wins.
     `retry_out_of_memory` halves the micro-batches, never the effective batch, and says so in the record.
-    `gradient_checkpointing` and `compile` change what a step costs, and its result by rounding (harness/execution.py).
+    `gradient_checkpointing`, `compile` and `cuda_graphs` change what a step costs, and its result by rounding
+    (harness/execution.py).
     `cache_features` runs what lies below the first trained layer once a text, without dropout: another process
     (harness/features.py).
     """
@@ -71,6 +72,7 @@ class TrainConfig:
     retry_out_of_memory: bool
     gradient_checkpointing: bool
     compile: bool
+    cuda_graphs: bool
     cache_features: bool
 
     def __post_init__(self) -> None:
@@ -84,6 +86,12 @@ class TrainConfig:
             raise ConfigError(
                 f"train.batch_size={self.batch_size} cannot be split into train.accumulation_steps="
                 f"{self.accumulation_steps} equal micro-batches; choose a divisor of {self.batch_size}"
+            )
+        if self.cache_features and (self.compile or self.cuda_graphs):
+            other = "compile" if self.compile else "cuda_graphs"
+            raise ConfigError(
+                f"train.cache_features=true looks features up on the host at every step, which train.{other}=true cannot "
+                "make part of a program; set one of the two"
             )
 
 

@@ -183,8 +183,8 @@ def sorted_batches(lengths: Sequence[int] | np.ndarray, batch_size: int) -> list
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def collate(encoded: Encoded, rows: Sequence[int] | np.ndarray) -> dict[str, Tensor]:
-    """One batch, padded on the right to its longest row.
+def collate(encoded: Encoded, rows: Sequence[int] | np.ndarray, multiple: int = 1) -> dict[str, Tensor]:
+    """One batch, padded on the right to its longest row, or to the next `multiple` that the split's longest does not exceed.
 
     Returns:
         `input_ids`, `attention_mask` and, where the tokenizer has them, `token_type_ids`: int64 [batch, length].
@@ -192,7 +192,7 @@ def collate(encoded: Encoded, rows: Sequence[int] | np.ndarray) -> dict[str, Ten
         -100 as padding for generation.
     """
     sources = [encoded.input_ids[row] for row in rows]
-    width = max(map(len, sources))
+    width = _width(sources, encoded.input_ids, multiple)
     batch = {"input_ids": _padded(sources, width, encoded.pad_token_id)}
     held = torch.tensor([len(row) for row in sources])
     batch["attention_mask"] = (torch.arange(width) < held[:, None]).long()
@@ -200,11 +200,17 @@ def collate(encoded: Encoded, rows: Sequence[int] | np.ndarray) -> dict[str, Ten
         batch["token_type_ids"] = _padded([encoded.token_type_ids[row] for row in rows], width, 0)
     targets = [encoded.targets[row] for row in rows]
     if encoded.kind == "generation":
-        batch["labels"] = _padded(targets, max(map(len, targets)), IGNORED)
+        batch["labels"] = _padded(targets, _width(targets, encoded.targets, multiple), IGNORED)
     else:
         kind = torch.int64 if encoded.kind == "classification" else torch.float32
         batch["labels"] = torch.tensor(targets, dtype=kind)
     return batch
+
+
+def _width(rows: Sequence[Any], split: Sequence[Any], multiple: int) -> int:
+    """Tokens to which rows are padded."""
+    longest = max(map(len, rows))
+    return longest if multiple == 1 else min(-(-longest // multiple) * multiple, max(map(len, split)))
 
 
 def _padded(rows: list[Any], width: int, value: int) -> Tensor:

@@ -18,6 +18,7 @@ from harness.errors import ModelError
 from harness.mixture import Mixture, choose
 
 Batch = dict[str, Tensor]
+GRAPH_TOKENS = 32  # lengths are rounded up to multiples of it where each length has a program of its own
 
 
 def decoder_inputs(model: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -47,6 +48,7 @@ class Feed:
         self.steps_per_epoch = math.ceil(len(encoded) / settings.batch_size)
         self._encoded, self._model, self._device, self._seed, self._buckets = encoded, model, device, seed, buckets
         self._batch_size, self._micro_size = settings.batch_size, settings.batch_size // settings.accumulation_steps
+        self._multiple = GRAPH_TOKENS if settings.cuda_graphs else 1
         self._summed = settings.loss_reduction == "sum"
         self._shift = decoder_inputs(model) if encoded.kind == "generation" else None
 
@@ -113,7 +115,7 @@ class Feed:
         task, encoded, places = self._at(rows)
         if task is not None:
             choose(self._model, task)
-        return collate(encoded, places)
+        return collate(encoded, places, self._multiple)
 
     def calibration(self) -> Iterator[Batch]:
         """The micro-batches of the first epoch, for a method's `prepare`."""

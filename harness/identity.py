@@ -33,7 +33,13 @@ OUTSIDE = {
 # stays what it was.
 LATER: dict[str, dict[str, Any]] = {
     "generation": {"validation_rows": None},
-    "train": {"cache_features": False, "compile": False, "gradient_checkpointing": False, "loss_reduction": "mean"},
+    "train": {
+        "cache_features": False,
+        "compile": False,
+        "cuda_graphs": False,
+        "gradient_checkpointing": False,
+        "loss_reduction": "mean",
+    },
 }
 
 

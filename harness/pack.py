@@ -48,7 +48,7 @@ def check(runs: Iterable[Wanted], *, here: bool) -> None:
 def _reason(config: RunConfig) -> str | None:
     """Why this run cannot be packed, and what could be."""
     settings = config.train
-    switched = [name for name in ("gradient_checkpointing", "compile", "cache_features", "retry_out_of_memory")
+    switched = [name for name in ("gradient_checkpointing", "compile", "cuda_graphs", "cache_features", "retry_out_of_memory")
                 if getattr(settings, name)]  # fmt: skip
     if WORD not in (config.method.get("declares") or ()):
         return (

@@ -16,6 +16,7 @@ not in bits. A prefix (`methods.attention`) adds columns that have contents and 
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import torch
@@ -26,25 +27,37 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfA
 SLOT, ASKED = "_prefixes", "_lean"  # in an attention's __dict__: its prefixes; whether `lean` was asked for
 
 
-@lru_cache(maxsize=256)
-def distances(length: int, buckets: int, reach: int, span: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
-    """The rows of the position table that a text of `length` tokens uses.
+def positions(length: int, buckets: int, reach: int, span: int, device: torch.device | str) -> Tensor:
+    """The row of the position table for every distance from length - 1 down to 1 - length: (2 length - 1,).
 
     Args:
         buckets, reach, span: the module's `position_buckets`, `max_relative_positions` and `pos_ebd_size`.
+    """
+    falling = torch.arange(length - 1, -length, -1, device=device)
+    bucketed = make_log_bucket_position(falling, buckets, reach).long() if buckets > 0 and reach > 0 else falling
+    return (bucketed + span).clamp(0, 2 * span - 1)
+
+
+@lru_cache(maxsize=256)
+def distances(length: int, buckets: int, reach: int, span: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """The rows of the position table that a text of `length` tokens uses; arguments as of `positions`.
 
     Returns:
         rows (rows in use,), and where distances share rows the place among them of every pair (length, length) of query
         and key; without sharing, rows stand in order of falling distance, length - 1 first, and the places are None.
     """
-    falling = torch.arange(length - 1, -length, -1, device="cpu")  # a GPU would be waited for, meta has no values
-    bucketed = make_log_bucket_position(falling, buckets, reach).long() if buckets > 0 and reach > 0 else falling
-    table = (bucketed + span).clamp(0, 2 * span - 1)
+    table = positions(length, buckets, reach, span, "cpu")  # a GPU would be waited for, meta has no values
     rows, place = torch.unique_consecutive(table, return_inverse=True)
     if len(rows) == len(table):
         return table.to(device), None
     ids = torch.arange(length, device="cpu")
     return rows.to(device), place[length - 1 - ids[:, None] + ids[None, :]].to(device)
+
+
+def float32(number: float) -> float:
+    """The float32 next to a number, by arithmetic: reading a tensor's value would end a compiled program."""
+    mantissa, exponent = math.frexp(number)
+    return math.ldexp(round(mantissa * 2**24), exponent - 24)
 
 
 def skew(products: Tensor) -> Tensor:
@@ -85,7 +98,7 @@ class LeanDisentangled(DisentangledSelfAttention):
         key = self._heads(self.key_proj(hidden_states))
         value = self._heads(self.value_proj(hidden_states))
         terms = 1 + ("c2p" in self.pos_att_type) + ("p2c" in self.pos_att_type)
-        scale = torch.tensor(query.shape[-1] * terms, dtype=torch.float32).sqrt().item()  # as precise as the original
+        scale = float32(math.sqrt(query.shape[-1] * terms))  # as precise as the original
         query = query / scale
         bias = self._positions(query, key, rel_embeddings, scale) if self.relative_attention else None
         mask = attention_mask.bool().transpose(0, 1)  # heads before the batch, here too
@@ -108,9 +121,9 @@ class LeanDisentangled(DisentangledSelfAttention):
         """Content to position and position to content: (heads, batch, tokens, tokens). `query` is scaled already."""
         if embeddings is None:
             raise ValueError("this attention is relative and got no rel_embeddings")
-        rows, place = distances(
-            query.shape[2], self.position_buckets, self.max_relative_positions, self.pos_ebd_size, query.device
-        )
+        asked = query.shape[2], self.position_buckets, self.max_relative_positions, self.pos_ebd_size, query.device
+        # How many rows are shared depends on values, which would end a compiled program in every layer.
+        rows, place = (positions(*asked), None) if torch.compiler.is_compiling() else distances(*asked)
         used = self.pos_dropout(embeddings[rows])[None]
         # The original projects queries first; the order of the calls is what stochastic adapters see.
         to_content = self._projected(used, "query") / scale if "p2c" in self.pos_att_type else None

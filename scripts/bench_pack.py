@@ -6,7 +6,8 @@
 The trainings are those of `python -m harness -m seed=0,1,2,3,4 pack=5` (harness/train.py with its order, clipping,
 schedule and optimizer), of random weights in the shape of DeBERTaV3-base or RoBERTa-base, on made rows of a quarter of
 `--length` tokens to all of it. Loading, preflight and evaluation are left out: a pack makes them run by run. The two
-sides take turns; figures are medians over rounds. On a busy CPU the processor's seconds are the ones to read.
+sides take turns; figures are medians over rounds. On a GPU one run with CUDA graphs stands beside (unmeasured). On a busy
+CPU the processor's seconds are the ones to read.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ import numpy as np
 import peft
 import torch
 from omegaconf import OmegaConf
+from short_run import Ticks
 from torch import nn
 from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
 from transformers import RobertaConfig, RobertaForSequenceClassification
@@ -78,13 +81,19 @@ def made(rows: int, length: int) -> Encoded:
     )
 
 
-def timed(call: Callable[[], object], device: str) -> Timed:
-    """Seconds of a call, until a GPU is done as well."""
-    wall, processor = time.perf_counter(), time.process_time()
-    call()
+def now(device: str) -> Timed:
+    """The clocks, when a GPU is done with what it was given."""
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - wall, time.process_time() - processor
+    return time.perf_counter(), time.process_time()
+
+
+def timed(call: Callable[[], object], device: str) -> Timed:
+    """Seconds of a call."""
+    wall, processor = now(device)
+    call()
+    end = now(device)
+    return end[0] - wall, end[1] - processor
 
 
 def measure(options: argparse.Namespace) -> dict[str, list[Timed]]:
@@ -96,27 +105,37 @@ def measure(options: argparse.Namespace) -> dict[str, list[Timed]]:
 
     def make(seed: int, group: Group | None = None) -> None:
         train(
-            models[seed],
-            rows,
-            settings,
-            seed=seed,
-            device=options.device,
-            buckets=True,
-            validate=None,
-            main="",
+            models[seed], rows, settings, seed=seed, device=options.device, buckets=True, validate=None, main="",
             group=group,
-        )
+        )  # fmt: skip
+
+    def graphed(net: nn.Module) -> Timed:
+        """One run with CUDA graphs: the second of two epochs, since the first captures."""
+        marks: list[Timed] = []
+
+        def tick() -> None:
+            marks.append(now(options.device))
+
+        twice = replace(settings, max_steps=2 * options.steps, cuda_graphs=True)
+        progress: Any = Ticks(tick)
+        train(net, rows, twice, seed=0, device=options.device, buckets=True, validate=None, main="", progress=progress)
+        end, half = marks[-1], marks[options.steps - 1]
+        return end[0] - half[0], end[1] - half[1]
 
     def packed() -> None:
         if any(pack.together(list(map(str, models)), lambda seat: make(int(seat.run), seat))):
             raise RuntimeError("a packed training failed")
 
     seconds: dict[str, list[Timed]] = {"one": [], "alone": [], "pack": []}
+    if options.device == "cuda":
+        seconds["graphs"] = []
     for turn in range(options.rounds + 1):
         models = {seed: model(options.family, options.method, options.layers, seed) for seed in range(options.pack)}
         alone = [timed(lambda seed=seed: make(seed), options.device) for seed in models]  # type: ignore[misc]
         models = {seed: model(options.family, options.method, options.layers, seed) for seed in range(options.pack)}
         together = timed(packed, options.device)
+        if "graphs" in seconds and turn:
+            seconds["graphs"].append(graphed(model(options.family, options.method, options.layers, 0)))
         if turn:
             total = (sum(wall for wall, _ in alone), sum(processor for _, processor in alone))
             seconds["one"].append((total[0] / options.pack, total[1] / options.pack))
@@ -142,14 +161,16 @@ def main() -> None:
         middle = {name: statistics.median(row[place] for row in rows) for name, rows in seconds.items()}
         ratios = {
             name: [ours[place] / theirs[place] for ours, theirs in zip(seconds["pack"], seconds[name], strict=True)]
-            for name in ("one", "alone")
+            for name in ("one", "alone", "graphs")
+            if name in seconds
         }
         shown = {
             name: f"{statistics.median(found):.2f} [{min(found):.2f}, {max(found):.2f}]"
             for name, found in ratios.items()
         }
         print(f"{clock:12} one {middle['one']:.2f} s, {options.pack} alone {middle['alone']:.2f} s, packed "
-              f"{middle['pack']:.2f} s: {shown['one']} x one, {shown['alone']} x {options.pack} alone")  # fmt: skip
+              f"{middle['pack']:.2f} s: {shown['one']} x one, {shown['alone']} x {options.pack} alone"
+              + (f", {shown['graphs']} x one with CUDA graphs" if "graphs" in shown else ""))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -99,18 +99,27 @@ def _step_seconds(config: Any, net: nn.Module, length: int, steps: int = 24) -> 
 
 
 def compiled() -> str:
-    """torch.compile beside eager: seconds a step, and how far the losses part without dropout."""
+    """torch.compile and CUDA graphs beside eager: seconds a step, and how far the losses part without dropout."""
     from short_run import build, trained
 
     quiet = ["method=lora", "model.config.hidden_dropout_prob=0", "model.config.attention_probs_dropout_prob=0"]
     told, losses = [], []
-    for word in ("false", "true"):
-        config = configured(*quiet, f"train.compile={word}")
+    for word in ("compile=false", "compile=true", "cuda_graphs=true"):
+        config = configured(*quiet, f"train.{word}")
         losses.append(trained(config, build(config), 64, 6).losses)
         seconds = _step_seconds(config, build(config), 64)
-        told.append(f"compile={word} {seconds * 1e3:.1f} ms")
-    apart = max(abs(a - b) for a, b in zip(*losses, strict=True))
+        told.append(f"{word} {seconds * 1e3:.1f} ms")
+    apart = max(max(found) - min(found) for found in zip(*losses, strict=True))
     return f"{', '.join(told)}; losses part by {apart:.1e}"
+
+
+def packed() -> str:
+    """Five runs over one backbone beside one run, eager and with CUDA graphs."""
+    words = ["--layers", "12", "--device", "cuda", "--batch", "32", "--steps", "60", "--rounds", "3"]
+    done = subprocess.run(
+        [sys.executable, str(HERE / "bench_pack.py"), *words], capture_output=True, text=True, check=True
+    )
+    return "\n" + done.stdout.strip()
 
 
 def qlora() -> str:
@@ -187,7 +196,7 @@ def throughput() -> str:
 
 ROWS: dict[str, Callable[[], str]] = {
     "parity": parity, "run": run, "throughput": throughput, "attention": attention, "qlora": qlora, "paged": paged,
-    "memory": memory, "compiled": compiled,
+    "memory": memory, "compiled": compiled, "packed": packed,
 }  # fmt: skip
 
 

@@ -113,6 +113,14 @@ def test_plain_lists_do_too():
     assert collate(rows, [0, 1])["attention_mask"].tolist() == [[1, 0], [1, 1]]
 
 
+@pytest.mark.parametrize(("multiple", "width"), [(1, 2), (2, 2), (3, 3), (4, 4), (8, 5)])
+def test_batches_are_padded_to_a_multiple_but_no_further_than_the_longest_row(multiple, width):
+    rows = Encoded("generation", [[5], [6, 7], [1] * 5], None, [[1], [2, 3], [4] * 5], ["0", "1", "2"], 9, 0)
+    batch = collate(rows, [0, 1], multiple)
+    assert {name: tensor.shape for name, tensor in batch.items()} == dict.fromkeys(batch, (2, width))
+    assert batch["attention_mask"].sum() == 3 and (batch["labels"] >= 0).sum() == 3
+
+
 def test_an_empty_text_and_a_tokenizer_without_padding_are_refused(tokenizers, monkeypatch):
     empty = Split(["17"], [" "], None, [0])
     limits = {"kind": "classification", "max_length_tokens": 8, "max_target_tokens": 8}
