@@ -5,7 +5,8 @@
 
 Random weights in the shape of DeBERTaV3-base (768 wide, 3,072 inside, all six linear layers of a block), rank 8 in
 every method: AdaLoRA with 8 triplets a layer, in its budget phase with a mask due at every step (the dearest case),
-IncreLoRA with 4 in use and 4 in reserve, scores taken at every step. The methods take turns, step by step, in an order
+IncreLoRA with 4 in use and 4 in reserve, in the steps before a growth, whose scores count, and in those further off,
+whose scores would have faded and are not taken. The methods take turns, step by step, in an order
 that is reversed every round, so that a machine that slows down slows all of them. Ratios are medians over rounds of the
 ratio to LoRA in the same round, with the quartiles beside them. On a busy CPU the processor's seconds are the ones to
 read. "adds" is the penalty, its way back and the hooks alone, by the processor's clock, in percent of LoRA's whole step:
@@ -34,6 +35,7 @@ from methods.reparameterized.adalora import AdaLoRAConfig
 from methods.reparameterized.increlora import IncreLoRAConfig
 
 RANK, FOREVER = 8, 10**6
+SOON = 170  # steps to the first growth: scores of all of them count, and no more are measured
 Step = Callable[[int], float]
 
 
@@ -52,6 +54,7 @@ def configurations() -> dict[str, peft.PeftConfig]:
     """The contestants: warm-up is over at once, and the end of the schedule never comes."""
     shared: dict[str, Any] = {"task_type": "SEQ_CLS", "target_modules": sites.regex("deberta-v2", "linears")}
     triplets: dict[str, Any] = {"alpha": 16, "orthogonality_weight": 0.1}
+    growing: dict[str, Any] = {"init_rank": RANK // 2, "target_rank": RANK, "add_rank": RANK // 2}
     return {
         "lora": peft.LoraConfig(r=RANK, lora_alpha=16, **shared),
         "adalora": AdaLoRAConfig(
@@ -61,9 +64,8 @@ def configurations() -> dict[str, peft.PeftConfig]:
             init_r=RANK, target_r=RANK // 2, tinit=0, tfinal=2, deltaT=1, orth_reg_weight=0.1, lora_alpha=16,
             total_step=FOREVER, **shared,
         ),
-        "increlora": IncreLoRAConfig(
-            init_rank=RANK // 2, target_rank=RANK, add_rank=RANK // 2, interval_steps=FOREVER // 4, **triplets, **shared
-        ),
+        "increlora": IncreLoRAConfig(interval_steps=SOON, init_warmup_steps=0, **growing, **triplets, **shared),
+        "increlora_far": IncreLoRAConfig(interval_steps=FOREVER // 4, **growing, **triplets, **shared),
     }  # fmt: skip
 
 
@@ -147,6 +149,8 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.rounds + options.warmup >= SOON:
+        parser.error(f"--rounds and --warmup: less than {SOON} together")
     ids = torch.randint(4, 1000, (options.batch, options.length), generator=torch.Generator().manual_seed(0))
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids[:, 0] % 2}
     batch = {name: tensor.to(options.device) for name, tensor in batch.items()}

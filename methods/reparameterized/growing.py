@@ -15,6 +15,8 @@ from torch.optim import Optimizer
 
 from methods.reparameterized.svd_form import drawn, scale, steps_of
 
+FADED = 1e-10  # of a score: float32 rounds at 6e-8
+
 
 class GrowingTriplets(nn.Module):
     """`s B (E o A) x` in blocks: the first triplets, one block a growth, and the reserve behind them.
@@ -168,11 +170,15 @@ def gather(forms: Sequence[GrowingTriplets]) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """When the layers grow, and how many at a time: in steps above `warmup` that `interval` divides."""
+    """When the layers grow, and how many at a time: in steps above `warmup` that `interval` divides.
+
+    `memory`: how many steps' scores a growth goes by; what earlier ones left in the averages has faded (`memory_of`).
+    """
 
     warmup: int
     interval: int
     modules: int
+    memory: int
 
     def due(self, step: int) -> bool:
         """Whether a growth is due in step `step` (from 0)."""
@@ -182,6 +188,10 @@ class Plan:
     def first(self) -> int:
         """The step of the first growth."""
         return (self.warmup // self.interval + 1) * self.interval
+
+    def counts(self, step: int) -> bool:
+        """Whether the score of a step still shows when the next growth is due."""
+        return max(self.first, math.ceil(step / self.interval) * self.interval) - step < self.memory
 
     def check(self, growths: int, target: int, total_steps: int, given: bool) -> None:
         """Warn where so many growths of a layer end too late.
@@ -220,9 +230,18 @@ def plan_of(config: Any, growths: int, layers: int, total_steps: int) -> Plan:
     """The plan of an `IncreLoRAConfig` for so many growths of a layer, in a training of `total_steps`."""
     interval = max(1, steps_of(config.interval_steps, config.interval_fraction, total_steps))
     warmup = interval if config.init_warmup_steps is None else config.init_warmup_steps
-    rounds = math.ceil((config.growth_fraction * total_steps - Plan(warmup, interval, 1).first) / interval)
+    memory = memory_of(config.beta1, config.beta2)
+    rounds = math.ceil((config.growth_fraction * total_steps - Plan(warmup, interval, 1, memory).first) / interval)
     modules = config.modules_per_growth or max(1, math.ceil(growths / max(1, rounds)))
-    return Plan(warmup, interval, min(modules, layers))
+    return Plan(warmup, interval, min(modules, layers), memory)
+
+
+def memory_of(beta1: float, beta2: float) -> int:
+    """Steps after which a score is lost in the rounding of averages with these factors: n beta^n is under `FADED`."""
+    steps, beta = 1, max(beta1, beta2)
+    while (steps + 1) * beta**steps > FADED:
+        steps += 1 + steps // 16
+    return steps
 
 
 def rates_of(optimizer: Optimizer, parameter: nn.Parameter) -> dict[str, float]:

@@ -18,9 +18,10 @@ from toys import Chain, OldAdamW, data, linear_rate, train
 
 from harness.optimizer import FormerAdamW
 from methods import hooks
-from methods.reparameterized import increlora
-from methods.reparameterized.growing import farthest
+from methods.reparameterized import growing, increlora
+from methods.reparameterized.growing import farthest, memory_of
 from methods.reparameterized.increlora import IncreLoRAConfig
+from methods.reparameterized.svd_form import smooth_
 
 close = {"rtol": 1e-9, "atol": 1e-11}
 SHAPES = {"m3": (6, 5), "m0": (5, 6), "m1": (6, 5), "m2": (4, 6)}
@@ -359,6 +360,47 @@ def grow(shapes=SHAPES, total=24, **fields):
     model, tuner, optimizer = attach(shapes, **settings)
     train(model, tuner, optimizer, data(24, 5, 4), total, warmup=2)
     return model, tuner, optimizer
+
+
+def test_faded_scores_are_not_taken_and_nothing_else_changes(monkeypatch):
+    """Two growths 200 steps apart: scores of the 178 steps before each count, and the run is that of a score every step."""
+    found = {}
+    for faded in (growing.FADED, 0.0):
+        monkeypatch.setattr(growing, "FADED", faded)
+        monkeypatch.setattr(growing, "memory_of", memory_of if faded else lambda *_: 10**9)
+        torch.manual_seed(4)
+        model, tuner, optimizer = attach(SHAPES, modules_per_growth=2, interval_steps=200, init_warmup_steps=0)
+        taken, form = [], tuner.forms()[0]
+        inputs, labels = data(16, 5, 4)
+        watch = tuner.on_pre_optimizer_step
+
+        def noted(step, optimizer, form=form, taken=taken, watch=watch):
+            taken.append(form.observing)
+            watch(step, optimizer)
+
+        monkeypatch.setattr(tuner, "on_pre_optimizer_step", noted)
+        train(model, tuner, optimizer, (inputs, labels), 450, 20)
+        found[faded] = taken, tuner.trace(), model(inputs)
+    (short, trace, logits_), (always, whole, expected) = found.values()
+    assert [step for step, taken in enumerate(short) if taken] == [*range(200 - 177, 201), *range(400 - 177, 401)]
+    assert sum(always) == 401, "until the target is reached"
+    assert [(one["step"], list(one["jumps"])) for one in trace["growths"]] == [
+        (one["step"], list(one["jumps"])) for one in whole["growths"]
+    ]
+    for ours, theirs in zip(trace["growths"], whole["growths"], strict=True):
+        assert ours["threshold"] == pytest.approx(theirs["threshold"], rel=1e-8)
+    assert_close(logits_, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5, 0.85, 0.95, 0.999])
+def test_what_has_faded_is_lost_in_float32(beta):
+    """Averages of two streams that differ in the first score alone, and by a thousandfold."""
+    mean, uncertainty = torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    for step in range(memory_of(beta, beta) + 1):
+        now = torch.tensor([1000.0, 0.0] if step == 0 else [1.0 + step % 3] * 2, dtype=torch.float64)
+        smooth_(mean, uncertainty, now, beta, beta)
+    for kept in (mean, uncertainty):
+        assert abs(kept[0] - kept[1]) <= 3e-7 * kept[1]
 
 
 def test_the_jump_of_a_growth():
