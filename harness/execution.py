@@ -27,15 +27,29 @@ def prepare(model: nn.Module, settings: TrainConfig, *, rows: int, tokens: int) 
         compile_forward(model)
 
 
+def finish(model: nn.Module, settings: TrainConfig) -> None:
+    """After training. Raises ConfigError where what `prepare` relied upon did not hold."""
+    if settings.cache_features:
+        features.check(model)
+
+
+def remarks(settings: TrainConfig, resumed: int) -> list[str]:
+    """What a reader of the scores must know: a text's features depend, by rounding, on the texts it was first seen with."""
+    again = settings.cache_features and resumed > 0
+    return [f"features were kept anew from update {resumed} on: equal to rounding, not in bits"] if again else []
+
+
 def checkpoint_activations(model: nn.Module) -> None:
     """Keep a layer's input alone, and compute the layer again when its gradients are due: less memory, more time.
 
-    Dropout is drawn again as it was. Not the reentrant way, which cannot train what layers share.
+    Dropout is drawn again as it was. Not the reentrant way, which cannot train what layers share, and needs embeddings
+    that require gradients, which transformers switches on: every frozen layer would be run backwards for nothing.
     """
     backbone = unwrapped(model)
     if not getattr(backbone, "supports_gradient_checkpointing", False):
         raise ConfigError(f"train.gradient_checkpointing=true: {type(backbone).__name__} does not support it")
     backbone.gradient_checkpointing_enable({"use_reentrant": False})
+    backbone.disable_input_require_grads()
 
 
 def compile_forward(model: nn.Module) -> None:

@@ -8,7 +8,6 @@ text is kept; a vector a token of one that trains the top layers (`+method.layer
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import psutil
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import ConfigError
+from harness.kept import Kept, KeptLayers, first_of, memories
 
 FIRST_TOKEN = ("deberta-v2", "roberta")  # whose heads read the first token's state and nothing else
 LAYERED = (*FIRST_TOKEN, "bert")  # whose layers stand in `encoder.layer`, each given the states of the one before
@@ -47,16 +47,22 @@ def keep(model: nn.Module, rows: int = 0, tokens: int = 0) -> None:
     layers = body.encoder.layer
     first = _first_trained(model, layers)
     if first == 0:
-        below = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        below = [name for name in trained if ".modules_to_save." not in name] or trained
         raise ConfigError(
             "train.cache_features=true: the method trains from the backbone's first layer on, so nothing lies below that "
             f"could be kept (it trains {below[0]}, ...); train the head alone (method=head) or the top layers (LoRA: "
             f"+method.layers_to_transform=[{len(layers) - 1}], adapters: method.skip_layers=[0])"
         )
+    if first == 1 and getattr(body.encoder, "conv", None) is not None:
+        raise ConfigError(
+            "train.cache_features=true: this backbone's convolution joins the first layer to the embeddings, with dropout "
+            "of its own, so that layer alone cannot be kept; train from the third layer on, or the head alone"
+        )
     alone = kind in FIRST_TOKEN and _head_alone(model, body)
-    _check_memory((rows if alone else tokens) * whole.config.hidden_size * 4)
+    room = _room((rows if alone else tokens) * whole.config.hidden_size * next(body.parameters()).element_size())
     before = _answers(model)
-    body.forward = Kept(body) if alone else KeptLayers(body, layers, first)
+    body.forward = Kept(body, room) if alone else KeptLayers(body, layers, first, room)
     if not all(
         torch.allclose(one, two, rtol=1e-3, atol=1e-5) for one, two in zip(before, _answers(model), strict=True)
     ):
@@ -78,7 +84,7 @@ def _first_trained(model: nn.Module, layers: nn.ModuleList) -> int:
     """The number of the first layer that anything trained reaches; how many there are where none is."""
     reached: list[bool] = []
     handles = [
-        layer.register_forward_hook(lambda *seen: reached.append(_states(seen[2]).requires_grad)) for layer in layers
+        layer.register_forward_hook(lambda *seen: reached.append(first_of(seen[2]).requires_grad)) for layer in layers
     ]
     try:
         _answers(model)
@@ -102,16 +108,25 @@ def _answers(model: nn.Module) -> list[Tensor]:
     return [logits.detach(), *(torch.zeros(1) if gradient is None else gradient for gradient in found)]
 
 
-def _check_memory(size: int) -> None:
+def _room(size: int) -> float:
+    """Bytes that are left for what evaluation asks for, where the training rows take `size`."""
     free = psutil.virtual_memory().available
     if size > SHARE * free:
         raise ConfigError(
             f"train.cache_features=true: the features of the training rows take {size / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB "
             f"of the host's memory are free, of which they may take {SHARE:.0%}; set train.cache_features=false"
         )
+    return SHARE * free - size
 
 
-def _states(output: Any) -> Tensor:
-    """A layer's states, (batch, length, width): DeBERTa's gives its attention beside them."""
-    states: Tensor = output[0] if isinstance(output, tuple) else output
-    return states
+def check(model: nn.Module) -> None:
+    """After training: what was kept still holds.
+
+    Raises ConfigError where a method has changed the frozen layers, or has begun to train them, while it trained.
+    """
+    for memory in memories(model):
+        if memory.moved(torch.tensor(PROBE, device=next(model.parameters()).device)):
+            raise ConfigError(
+                "train.cache_features=true: the layers below the first trained one gave other states at the end of training "
+                "than at its beginning: this method changes them, or trains them later on; set train.cache_features=false"
+            )

@@ -1,4 +1,4 @@
-"""What frozen layers gave for each text, in their place: found again instead of computed (harness/features.py says when)."""
+"""What frozen layers gave for each text, in their place: found again instead of computed (harness/features.py: when)."""
 
 from __future__ import annotations
 
@@ -10,23 +10,39 @@ from torch import Tensor, nn
 
 
 class Memory:
-    """What a backbone gave for each text. Texts are told apart by their tokens and segments, padding left out."""
+    """What a backbone gave for each text. Texts are told apart by their tokens and segments, padding left out.
 
-    def __init__(self, body: nn.Module) -> None:
+    Args:
+        body: the backbone without its head.
+        room: bytes that what evaluation asks for may take; beyond them it is computed anew. Training's is always kept.
+    """
+
+    def __init__(self, body: nn.Module, room: float = float("inf")) -> None:
         self._body, self._compute = body, body.forward
         self._kept: dict[bytes, Tensor] = {}
+        self._room = room
 
     def _of(self, input_ids: Tensor, attention_mask: Tensor, more: dict[str, Any]) -> list[Tensor]:
-        """Of every row what is kept of it, on the host; rows that were never seen are computed, without dropout."""
+        """Of every row what is kept of it, on the host; rows that are not kept are computed, without dropout."""
         held = attention_mask.sum(dim=1).tolist()
         told = [one.cpu().numpy() for one in (input_ids, more.get("token_type_ids")) if one is not None]
         keys = [b"|".join(one[row, :length].tobytes() for one in told) for row, length in enumerate(map(int, held))]
-        if missing := [place for place, key in enumerate(keys) if key not in self._kept]:
+        rows = {place: self._kept[key] for place, key in enumerate(keys) if key in self._kept}
+        if missing := [place for place in range(len(keys)) if place not in rows]:
             own = {name: value[missing] if isinstance(value, Tensor) else value for name, value in more.items()}
             found = self._computed(input_ids=input_ids[missing], attention_mask=attention_mask[missing], **own)
             for place, states in zip(missing, found, strict=True):
-                self._kept[keys[place]] = states[: int(held[place])].cpu()
-        return [self._kept[key] for key in keys]
+                # A copy: on a CPU it would else be a view, which holds the whole batch.
+                rows[place] = states[: int(held[place])].to("cpu", copy=True)
+                self._keep(keys[place], rows[place])
+        return [rows[place] for place in range(len(keys))]
+
+    def _keep(self, key: bytes, states: Tensor) -> None:
+        if not self._body.training:
+            if states.nbytes > self._room:
+                return
+            self._room -= states.nbytes
+        self._kept[key] = states
 
     @torch.no_grad()
     def _computed(self, **batch: Any) -> Tensor:
@@ -41,6 +57,22 @@ class Memory:
         """The states that are kept, (rows, length, width)."""
         raise NotImplementedError
 
+    def moved(self, ids: Tensor) -> bool:
+        """Whether texts that were kept (all of one length) give other states by now, or states that are trained."""
+        mask, mode = torch.ones_like(ids), self._body.training
+        self._body.eval()
+        try:
+            with torch.enable_grad():
+                now = self._run(input_ids=ids, attention_mask=mask)
+            before = torch.stack(self._of(ids, mask, {})).to(now)
+        finally:
+            self._body.train(mode)
+        return now.requires_grad or not torch.allclose(now, before, rtol=1e-2, atol=1e-3)
+
+    def end(self) -> None:
+        """Put the backbone's own forward pass back."""
+        self._body.forward = self._compute
+
 
 class Kept(Memory):
     """Takes the place of a whole backbone's forward pass, and keeps the first token's last state."""
@@ -52,17 +84,18 @@ class Kept(Memory):
 
     def _run(self, **batch: Any) -> Tensor:
         states: Tensor = self._compute(**batch)[0]
-        return states[:, :1].float()
+        return states[:, :1]
 
 
 class KeptLayers(Memory):
     """Stands around a backbone's forward pass, in which the layers below `first` give what is kept of them."""
 
-    def __init__(self, body: nn.Module, layers: nn.ModuleList, first: int) -> None:
-        super().__init__(body)
+    def __init__(self, body: nn.Module, layers: nn.ModuleList, first: int, room: float = float("inf")) -> None:
+        super().__init__(body, room)
         self._computing, self._batch, self._pair = False, torch.empty(0), False
-        for number, layer in enumerate(layers[:first]):
-            layer.forward = self._stand_in(layer.forward, last=number == first - 1)
+        self._layers = [(layer, layer.forward) for layer in layers[:first]]
+        for number, (layer, compute) in enumerate(self._layers):
+            layer.forward = self._stand_in(compute, last=number == first - 1)
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor, **more: Any) -> Any:
         """As the backbone's; padding has states of zero."""
@@ -91,12 +124,18 @@ class KeptLayers(Memory):
                 output = compute(states, *args, **named)
                 self._pair = isinstance(output, tuple)
                 if last:  # what lies above is trained: its dropout, its hooks and its cost are no part of this
-                    raise Reached(_states(output))
+                    raise Reached(first_of(output))
                 return output
             kept = self._batch if last else states
             return (kept, None) if self._pair else kept
 
         return forward
+
+    def end(self) -> None:
+        """The layers' too."""
+        super().end()
+        for layer, compute in self._layers:
+            layer.forward = compute
 
 
 class Reached(Exception):
@@ -121,3 +160,21 @@ class Features(tuple):
         """(batch, 1, width)."""
         states: Tensor = self[0]
         return states
+
+
+def first_of(output: Any) -> Tensor:
+    """A layer's states, (batch, length, width): DeBERTa's gives its attention beside them."""
+    states: Tensor = output[0] if isinstance(output, tuple) else output
+    return states
+
+
+def memories(model: nn.Module) -> list[Memory]:
+    """Those that stand in a model."""
+    found = [module.__dict__.get("forward") for module in model.modules()]
+    return [one for one in found if isinstance(one, Memory)]
+
+
+def forget(model: nn.Module) -> None:
+    """Let a model compute everything again: what a forward pass takes cannot be timed where states are looked up."""
+    for memory in memories(model):
+        memory.end()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from harness.data import Encoded, collate
 from harness.feed import decoder_inputs
+from harness.kept import forget
 from harness.mixture import Mixture
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def measure(model: PeftModel, encoded: Encoded | Mixture, *, device: str, precis
     inputs = [_inputs(model, encoded, row, device) for row in range(min(ROWS, len(encoded)))]
     if not inputs:
         return {"latency_seconds": None, "latency_merged_seconds": None}
+    forget(model)
     apart = _median(model, inputs, device, precision)
     merge: Any = getattr(model, "merge_and_unload", None)  # prompts of peft's have none
     try:

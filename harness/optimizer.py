@@ -131,7 +131,7 @@ class FormerAdamW(Optimizer):
 def set_rates(
     optimizer: Optimizer, step: int, start_step: int, warmup: int, total_steps: int, schedule: str
 ) -> list[float]:
-    """Give each group the rate of update `step`. A group without a `start_step` of its own was born at `start_step`.
+    """Give each group the rate of update `step`: by its own `start_step`, `warmup_steps`, `schedule`, else by these.
 
     A group that a hook added is met here for the first time: its `lr` is the base rate and is kept as `initial_lr`.
     Raises ValueError where such a group does not suit the fused kernel (see `align`).
@@ -140,8 +140,8 @@ def set_rates(
         if "initial_lr" not in group and group.get("fused") and not all(p.is_contiguous() for p in group["params"]):
             raise ValueError("a parameter that a hook added to the optimizer is not contiguous in memory")
         base = group.setdefault("initial_lr", group["lr"])
-        born = group.get("start_step", start_step)
-        group["lr"] = learning_rate(base, step, born, warmup, total_steps, schedule)
+        born, rising = group.get("start_step", start_step), group.get("warmup_steps", warmup)
+        group["lr"] = learning_rate(base, step, born, rising, total_steps, group.get("schedule", schedule))
     return [group["lr"] for group in optimizer.param_groups]
 
 

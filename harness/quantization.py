@@ -68,7 +68,6 @@ def quantize(model: PreTrainedModel, settings: QuantizationConfig, *, head: list
     if settings.weights == "bf16":
         _halve(model, head)
         return
-    _bitsandbytes()
     compute = getattr(torch, precision if settings.compute_dtype == "auto" else settings.compute_dtype)
     for place, (name, layer) in enumerate(list(layers(model, head))):
         four_bit = settings.weights in ("nf4", "fp4")

@@ -22,7 +22,7 @@ from harness.distributed import Group
 from harness.errors import ConfigError
 from harness.feed import Feed
 from harness.loop import Loop
-from harness.mixture import Mixture
+from harness.mixture import Mixture, choose
 from harness.monitor import Best, Diverged, Monitor, Progress
 from harness.schedule import total_steps
 from harness.update import Update
@@ -101,6 +101,8 @@ def train(
     group = group or Group()
     accelerator = accelerator_for(device, settings.precision)
     model.to(accelerator.device).train()
+    if isinstance(encoded, Mixture):
+        choose(model, next(iter(encoded.parts)))  # a probe of the model has to be of some task
     execution.prepare(model, settings, rows=len(encoded), tokens=int(encoded.lengths.sum()))
     group.enter(model)
     torch.manual_seed(seed)
@@ -119,6 +121,7 @@ def train(
         resumed = loop.run()
     except Diverged as error:
         raise error.after(checkpoints.newest) from None
+    execution.finish(model, settings)
     trace = hooks.trace()
     return Outcome(
         losses=monitor.losses,
@@ -130,7 +133,7 @@ def train(
         trace=trace,
         step_seconds=monitor.median_step_seconds(),
         resumed_at=resumed,
-        remarks=feed.remarks() + monitor.remarks(loop.before, trace),
+        remarks=feed.remarks() + monitor.remarks(loop.before, trace) + execution.remarks(settings, resumed),
     )
 
 

@@ -160,6 +160,7 @@ class IncreLoRATuner(SvdTuner):
             raise RuntimeError("IncreLoRA does not know the number of steps: call on_train_begin(total_steps) first")
         if step == 0 and self.forms()[0].reserve is None:
             self._add_group(optimizer, step, [block for form in self.forms() for block in self._lay_in(form)])
+            self._watch()
             self._remember()
         if self.missing() > 0 and self.plan.counts(step):
             gather(self.forms())

@@ -152,6 +152,14 @@ def test_other_codes_than_the_tables_are_refused(monkeypatch):
         quantized("roberta", "nf4")
 
 
+def test_the_first_layer_is_compared_and_no_other(monkeypatch):
+    compared = []
+    monkeypatch.setattr(codes, "check", lambda name, *more: compared.append(name))
+    first, *_ = (name for name, _ in quantization.layers(build("roberta"), ["classifier"]))
+    quantized("roberta", "nf4")
+    assert compared == [first]
+
+
 def int8_layer(weight):
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
     layer.weight.data = weight
@@ -316,6 +324,12 @@ def test_bf16_is_the_backbone_and_not_what_is_trained(family):
 # --- the footprint ---------------------------------------------------------------------------------------------------
 
 
+def test_a_head_takes_values_in_its_own_dtype_and_nothing_else():
+    numbers, values = torch.arange(3), torch.ones(3, dtype=torch.bfloat16)
+    [same, changed, word] = quantization._in_own_dtype(nn.Linear(3, 2), (numbers, values, "word"))
+    assert same is numbers and word == "word" and changed.dtype == torch.float32
+
+
 def test_bits_per_parameter_with_constants():
     found = {name: footprint(quantized("roberta", name)) for name in ("none", "bf16", "nf4", "fp4", "nf4_dq", "int8")}
     plain = build("roberta")
@@ -421,9 +435,12 @@ def test_a_method_of_ours_merges_by_the_same_way_and_not_into_the_codes():
 def test_the_constants_of_int8_follow_the_codes_when_the_model_moves(evaluated):
     tuned = lora(quantized("roberta", "int8"), "roberta")
     before = logits(tuned, "roberta") if evaluated else logits(copy.deepcopy(tuned), "roberta")
+    places = {name: parameter.data_ptr() for name, parameter in tuned.named_parameters()}
     tuned._apply(lambda tensor: tensor.clone())  # what moving does, without a second device
+    assert all(parameter.data_ptr() != places[name] for name, parameter in tuned.named_parameters())
     for module in tuned.modules():
         if isinstance(module, bitsandbytes.nn.Linear8bitLt):
+            assert module.state.has_fp16_weights is False
             [codes] = [holder.CB for holder in (module.weight, module.state) if holder.CB is not None]
             assert codes.data_ptr() == module.weight.data_ptr()
     assert torch.equal(logits(tuned, "roberta"), before)

@@ -19,8 +19,8 @@ from methods.additive.pfeiffer import PfeifferConfig
 from methods.forms import Bottleneck
 from methods.hybrid.masks import LayerMasks, Scores, Tasks, pack, scores_of, top_mask, unpack
 from methods.hybrid.propetl import MaskedBottleneck, PropetlConfig
-from methods.hybrid.propetl_lora import PropetlLoraConfig
-from methods.hybrid.propetl_prefix import PropetlPrefixConfig
+from methods.hybrid.propetl_lora import Factors, PropetlLoraConfig
+from methods.hybrid.propetl_prefix import MaskedPrefix, PropetlPrefixConfig
 
 CONFIGS = {"adapter": PropetlConfig, "lora": PropetlLoraConfig, "prefix": PropetlPrefixConfig}
 SIZES = {"adapter": {"bottleneck_size": 6}, "lora": {"r": 4, "lora_alpha": 6.0}, "prefix": {"prefix_length": 3}}
@@ -227,6 +227,9 @@ def test_prefix_network_is_dropped_when_training_ends(tmp_path):
     inputs = batch("t5", "generation")
     bits, expected = model.base_model.stored_bits(), logits(model, inputs)
     hooks.find(model).on_train_end()
+    kept = {name: module for name, module in model.base_model.adapter().items() if name.startswith("prototype")}
+    parts = [part.form for part in model.base_model.adapter().parts() if isinstance(part.form, MaskedPrefix)]
+    assert {id(form.prototype) for form in parts} == {id(module) for module in kept.values()} and len(kept) == 3
     assert torch.equal(logits(model, inputs), expected)
     assert model.base_model.stored_bits() == bits == 32 * 3 * 3 * 32 + 6 * 3 * 32
     model.save_pretrained(tmp_path)
@@ -301,6 +304,15 @@ def test_bad_options(form, fields, message):
 def test_rank_above_the_matrix():
     with pytest.raises(ValueError, match="rank r=17 does not fit a matrix of rank 16"):
         attach("lora", r=17)
+    for shape in ((8, 4), (4, 8)):
+        with pytest.raises(ValueError, match="rank r=5 does not fit a matrix of rank 4"):
+            Factors(*shape, 5)
+
+
+@pytest.mark.parametrize("family", ["roberta", "t5"])
+def test_lora_starts_as_the_backbone(family):
+    inputs = batch(family)
+    assert torch.equal(logits(attach("lora", family, "classification"), inputs), logits(build(family), inputs))
 
 
 # storage ---------------------------------------------------------------------------------------------------------
@@ -354,6 +366,14 @@ def test_nothing_but_bits_of_the_scores_is_needed(form, tmp_path):
     before = {name: p.detach().clone() for name, p in again.named_parameters() if p.requires_grad}
     train(again, [inputs], steps=2)
     assert all(not torch.equal(p, before[name]) for name, p in again.named_parameters() if name in before)
+
+
+def test_a_mask_of_a_layer_that_is_not_there_is_said(tmp_path):
+    model = attach()
+    saved = peft.get_peft_model_state_dict(model)
+    mask = next(name for name in saved if name.endswith(".bits"))
+    with pytest.raises(ValueError, match=r"do not describe the same parts: missing \[\], not expected \['.*/99/"):
+        peft.set_peft_model_state_dict(model, saved | {mask.replace("/0/", "/99/"): saved[mask]})
 
 
 def test_another_size_does_not_load(tmp_path):
