@@ -29,7 +29,7 @@ Reading order, and the direction of imports (an arrow never points back; tests/t
     preflight, probe, checks, fits, frozen    before the first step: is this what was asked for; the backbone proven unchanged
     train       the training, over accelerate
     loop, update, distributed    its stages and evaluations; one update; several processes for one run
-    execution, features          activation checkpointing, compilation; frozen features kept
+    execution, features, kept    activation checkpointing, compilation; frozen features: whether; where they are kept
     feed, schedule, optimizer, losses, monitor    its batches, rates, AdamW, objective, learning curve
     predict, submission          a finished run on rows with hidden labels; the benchmarks' files
     evaluate, cost, latency      scores from logits or generated text; seconds, tokens, bytes; seconds of one row

@@ -6,7 +6,7 @@ it, and an epoch's order can be had without those before it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, pairwise
@@ -47,6 +47,11 @@ class Encoded:
     def lengths(self) -> np.ndarray:
         """Source tokens of each row, int64 [rows]."""
         return np.fromiter((len(row) for row in self.input_ids), dtype=np.int64, count=len(self.input_ids))
+
+    @cached_property
+    def longest(self) -> tuple[int, int]:
+        """Tokens of the longest source and, text to text, of the longest target. Every batch asks, so once a split."""
+        return int(self.lengths.max()), max(map(len, self.targets)) if self.kind == "generation" else 0
 
 
 def encode(split: Split, tokenizer: Any, *, kind: str, max_length_tokens: int, max_target_tokens: int) -> Encoded:
@@ -192,7 +197,7 @@ def collate(encoded: Encoded, rows: Sequence[int] | np.ndarray, multiple: int = 
         -100 as padding for generation.
     """
     sources = [encoded.input_ids[row] for row in rows]
-    width = _width(sources, encoded.input_ids, multiple)
+    width = _width(sources, multiple, lambda: encoded.longest[0])
     batch = {"input_ids": _padded(sources, width, encoded.pad_token_id)}
     held = torch.tensor([len(row) for row in sources])
     batch["attention_mask"] = (torch.arange(width) < held[:, None]).long()
@@ -200,17 +205,17 @@ def collate(encoded: Encoded, rows: Sequence[int] | np.ndarray, multiple: int = 
         batch["token_type_ids"] = _padded([encoded.token_type_ids[row] for row in rows], width, 0)
     targets = [encoded.targets[row] for row in rows]
     if encoded.kind == "generation":
-        batch["labels"] = _padded(targets, _width(targets, encoded.targets, multiple), IGNORED)
+        batch["labels"] = _padded(targets, _width(targets, multiple, lambda: encoded.longest[1]), IGNORED)
     else:
         kind = torch.int64 if encoded.kind == "classification" else torch.float32
         batch["labels"] = torch.tensor(targets, dtype=kind)
     return batch
 
 
-def _width(rows: Sequence[Any], split: Sequence[Any], multiple: int) -> int:
-    """Tokens to which rows are padded."""
+def _width(rows: Sequence[Any], multiple: int, limit: Callable[[], int]) -> int:
+    """Tokens to which rows are padded: at most the split's `limit`, which is asked for where it is needed."""
     longest = max(map(len, rows))
-    return longest if multiple == 1 else min(-(-longest // multiple) * multiple, max(map(len, split)))
+    return longest if multiple == 1 else min(-(-longest // multiple) * multiple, limit())
 
 
 def _padded(rows: list[Any], width: int, value: int) -> Tensor:

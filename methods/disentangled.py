@@ -122,9 +122,12 @@ class LeanDisentangled(DisentangledSelfAttention):
         if embeddings is None:
             raise ValueError("this attention is relative and got no rel_embeddings")
         asked = query.shape[2], self.position_buckets, self.max_relative_positions, self.pos_ebd_size, query.device
-        # How many rows are shared depends on values, which would end a compiled program in every layer.
-        rows, place = (positions(*asked), None) if torch.compiler.is_compiling() else distances(*asked)
-        used = self.pos_dropout(embeddings[rows])[None]
+        if torch.compiler.is_compiling():  # how many rows are shared depends on values, which would end a program
+            # Dropout first, of the whole table: distances that share a row must lose the same of it.
+            used, place = self.pos_dropout(embeddings)[positions(*asked)][None], None
+        else:
+            rows, place = distances(*asked)
+            used = self.pos_dropout(embeddings[rows])[None]
         # The original projects queries first; the order of the calls is what stochastic adapters see.
         to_content = self._projected(used, "query") / scale if "p2c" in self.pos_att_type else None
         to_position = self._projected(used, "key") if "c2p" in self.pos_att_type else None

@@ -64,12 +64,13 @@ ARROWS = {
     "optimizer": {"config", "errors", "schedule"},
     "feed": {"config", "data", "errors", "losses", "mixture"},
     "monitor": {"errors"},
-    "latency": {"data", "feed", "mixture"},
+    "latency": {"data", "feed", "kept", "mixture"},
     "train": {
         "checkpoint", "config", "data", "distributed", "errors", "execution", "feed", "loop", "losses", "mixture",
         "monitor", "schedule", "update",
     },
-    "features": {"errors"},
+    "kept": set(),
+    "features": {"errors", "kept"},
     "execution": {"config", "errors", "features"},
     "work": {"data", "losses"},
     "estimate": {

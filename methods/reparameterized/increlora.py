@@ -160,7 +160,6 @@ class IncreLoRATuner(SvdTuner):
             raise RuntimeError("IncreLoRA does not know the number of steps: call on_train_begin(total_steps) first")
         if step == 0 and self.forms()[0].reserve is None:
             self._add_group(optimizer, step, [block for form in self.forms() for block in self._lay_in(form)])
-            self._watch()
             self._remember()
         if self.missing() > 0 and self.plan.counts(step):
             gather(self.forms())
@@ -193,9 +192,6 @@ class IncreLoRATuner(SvdTuner):
             jumps[path] = (forms[path].delta() - before).norm().item() / size if size else None
         self._add_group(optimizer, step, new)
         self.growths += ({"step": step, "threshold": threshold, "jumps": jumps},)
-        if self.missing() == 0:
-            for form in forms.values():
-                form.reserve = 0.0
         self._remember()
 
     def _lay_in(self, form: GrowingTriplets) -> list[nn.Parameter]:
@@ -217,7 +213,9 @@ class IncreLoRATuner(SvdTuner):
             form.observing = wanted
 
     def _remember(self) -> None:
-        """The configuration is saved with the adapter and says which blocks there are."""
+        """At the target reserves count for nothing. The saved configuration says which blocks there are."""
+        for form in self.forms() if self.missing() == 0 else ():
+            form.reserve = None if form.reserve is None else 0.0
         self.settings.rank_pattern, self.settings.reserve = self.ranks(), self.forms()[0].reserve
 
     def on_train_end(self) -> None:

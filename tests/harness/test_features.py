@@ -170,7 +170,7 @@ def test_features_that_memory_does_not_hold_are_refused_beforehand():
 
 
 def test_the_backbone_sees_a_text_once_whatever_its_padding():
-    from harness.features import Kept
+    from harness.kept import Kept
 
     class Body(torch.nn.Module):
         seen = 0

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 from toys import Chain, OldAdamW, data, linear_rate, train
 
-from harness.optimizer import FormerAdamW
+from harness.optimizer import FormerAdamW, set_rates
 from methods import hooks
 from methods.reparameterized import growing, increlora
 from methods.reparameterized.growing import farthest, memory_of
@@ -478,6 +478,16 @@ def test_completion():
     _, tuner, _ = attach(SHAPES)
     tuner.on_train_begin(30)
     assert tuner.missing() > 0 and all(form.observing for form in tuner.forms())
+
+
+def test_at_the_target_from_the_start():
+    """Nothing is to grow: reserves are laid in, train for the penalty alone, and go."""
+    _, tuner, optimizer = grow(target_rank=1, add_rank=2)
+    assert tuner.growths == () and len(optimizer.param_groups) == 2
+    assert [(form.reserve, len(form.A), len(form.E)) for form in tuner.forms()] == [(0.0, 2, 1)] * 4
+    assert tuner.settings.reserve == 0.0
+    tuner.on_train_end()
+    assert [(form.reserve, len(form.A)) for form in tuner.forms()] == [(None, 1)] * 4
     tuner.on_train_end()
     assert not any(form.observing for form in tuner.forms()), "stopped in the middle of growth: nobody asks for scores"
 
@@ -509,6 +519,9 @@ def test_rates_of_what_grows():
         assert {key: group[key] for key in expected} == expected
         assert (group["lr"], group["weight_decay"]) == (0.05, 0.01)
         assert own == ("start_step" in group)
+        for step in (7, 15):  # in the harness's own loop: a clock of its own, or no clock
+            rate = set_rates(optimizer, step, 0, 4, 20, "linear")[-1]
+            assert rate == (linear_rate(0.05, step - 5, 4, 15) if own else 0.05)
 
 
 @pytest.mark.parametrize(
