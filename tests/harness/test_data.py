@@ -214,3 +214,17 @@ def test_a_row_that_is_too_long_takes_its_shorter_text(tokenizers):
     ]
     assert [list(row) for row in found.input_ids] == alone
     assert found.truncated_rows == 1, "only the row whose shortest text is too long"
+
+
+def test_the_splits_longest_row_is_asked_once_and_not_by_every_batch():
+    class Counted(list):
+        asked = 0
+
+        def __iter__(self):
+            Counted.asked += 1
+            return super().__iter__()
+
+    rows = Encoded("classification", Counted([[1] * size for size in (3, 5, 9)]), None, [0, 1, 0], list("abc"), 0, 0)
+    widths = [collate(rows, [0, 1], 8)["input_ids"].shape[1] for _ in range(4)]
+    assert widths == [8] * 4 and Counted.asked == 1
+    assert collate(rows, [2], 8)["input_ids"].shape[1] == 9

@@ -77,6 +77,8 @@ def test_an_interrupted_run_ends_with_the_bits_of_one_that_nobody_disturbed(tmp_
     done = run.run(broken)
     assert done.provenance["resumed_at"] == 5
     assert done.science == whole.science
+    told = "features were kept anew from update 5 on: equal to rounding, not in bits"
+    assert told in done.remarks and told not in whole.remarks
 
 
 @pytest.mark.parametrize(
@@ -96,7 +98,7 @@ def test_what_cannot_be_fed_with_kept_features_is_refused(words, said, tmp_path)
     assert "train.cache_features=true" in str(found.value)
 
 
-def small(kind):
+def small(kind, **more):
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     shape = {
@@ -107,7 +109,7 @@ def small(kind):
         "vocab_size": 64,
     }
     torch.manual_seed(0)
-    return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(kind, **shape))
+    return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(kind, **shape, **more))
 
 
 @pytest.mark.parametrize("kind", ["deberta-v2", "roberta", "bert"])
@@ -188,3 +190,118 @@ def test_the_backbone_sees_a_text_once_whatever_its_padding():
     assert Body.seen == 2 and body.training
     assert first.last_hidden_state.shape == (2, 1, 1)
     assert torch.equal(again[0], first[0][:1])
+
+
+def test_what_is_kept_of_a_text_holds_no_more_memory_than_that():
+    from harness import features, kept
+
+    ids = torch.randint(4, 64, (3, 9))
+    mask = (torch.arange(9) < torch.tensor([[9], [6], [4]])).long()
+    for top in (False, True):
+        model = small("roberta").requires_grad_(False)
+        model.classifier.requires_grad_(True)
+        model.roberta.encoder.layer[3].requires_grad_(top)
+        features.keep(model)
+        model(input_ids=ids, attention_mask=mask)
+        states = kept.memories(model)[0]._kept.values()
+        assert len(states) == 5  # and the two of the probe
+        assert all(one.untyped_storage().nbytes() == one.shape[0] * 16 * 4 for one in states)
+
+
+@pytest.mark.parametrize("top", [False, True])
+def test_a_backbone_in_bfloat16_is_kept_as_it_is(top):
+    from harness import features
+
+    model = small("roberta").to(torch.bfloat16).requires_grad_(False)
+    model.classifier.requires_grad_(True)
+    model.roberta.encoder.layer[3].requires_grad_(top)
+    ids = torch.randint(4, 64, (3, 9))
+    whole = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    features.keep(model)
+    assert torch.equal(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits, whole)
+
+
+def test_what_evaluation_asks_for_never_takes_the_room_of_training():
+    from harness.kept import Kept
+
+    class Body(torch.nn.Module):
+        seen = 0
+
+        def forward(self, input_ids, attention_mask):
+            Body.seen += len(input_ids)
+            return (input_ids[:, :, None].float(),)
+
+    body = Body().eval()
+    kept = Kept(body, room=8)
+    ids = torch.tensor([[3], [4], [5]])
+    for _ in range(2):
+        assert kept(ids, torch.ones_like(ids))[0][:, 0, 0].tolist() == [3, 4, 5]
+    assert Body.seen == 3 + 1, "two of them had room"
+    body.train()
+    for _ in range(2):
+        kept(ids, torch.ones_like(ids))
+    assert Body.seen == 3 + 1 + 1
+
+
+def test_seconds_of_a_row_are_of_the_whole_backbone(monkeypatch):
+    from harness import features, latency
+    from harness.data import Encoded
+
+    for top in (False, True):
+        model = small("roberta").requires_grad_(False)
+        model.classifier.requires_grad_(True)
+        model.roberta.encoder.layer[3].requires_grad_(top)
+        features.keep(model)
+        runs = []
+        model.roberta.encoder.layer[0].attention.register_forward_hook(lambda *_: runs.append(1))
+        rows = Encoded("classification", [[4, 5, 6]], None, [0], ["0"], 1, 0)
+        latency.measure(model, rows, device="cpu", precision="float32")
+        assert len(runs) == 2  # one to warm up; not looked up the second time
+
+
+def test_a_convolution_beside_the_only_frozen_layer_is_refused():
+    from harness import features
+
+    for first, reason in ((1, "this backbone's convolution joins the first layer"), (2, None)):
+        model = small("deberta-v2", conv_kernel_size=3).requires_grad_(False)
+        model.deberta.encoder.layer[first].requires_grad_(True)
+        if reason is None:
+            features.keep(model)
+        else:
+            with pytest.raises(ConfigError, match=reason):
+                features.keep(model)
+
+
+@pytest.mark.parametrize("how", ["changed", "trained"])
+def test_frozen_layers_that_move_while_it_trains_are_found_out(how):
+    from harness import features
+
+    model = small("roberta").requires_grad_(False)
+    model.roberta.encoder.layer[2].requires_grad_(True)
+    features.keep(model)
+    features.check(model)
+    first = model.roberta.encoder.layer[0]
+    if how == "changed":
+        first.output.dense.weight.data.add_(0.5 * torch.randn_like(first.output.dense.weight))
+    else:
+        first.requires_grad_(True)
+    with pytest.raises(ConfigError, match="gave other states at the end of training than at its beginning"):
+        features.check(model)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [*TOP_LORA, "train.gradient_checkpointing=true"],
+        ["task=multi", "task.tasks=[demo/entailment,demo/acceptability]"],
+    ],
+)
+def test_together_with_checkpointed_activations_and_several_tasks(words, tmp_path):
+    kept, plain = (run.run(plan(tmp_path, *NO_DROPOUT, *words, *switch)) for switch in ([KEPT], []))
+    assert kept.science["losses"] == pytest.approx(plain.science["losses"], abs=1e-5)
+
+
+def test_the_refusal_of_several_tasks_names_what_is_trained_below(tmp_path):
+    words = ["method=propetl", "method.bottleneck_size=4", "task=multi", "task.tasks=[demo/entailment,demo/acceptability]"]
+    with pytest.raises(ConfigError, match=r"\(it trains base_model.model.adapters.propetl_"):
+        run.run(plan(tmp_path, *words, KEPT, "preflight.enabled=false"))

@@ -175,3 +175,26 @@ def test_another_number_of_queries_is_refused():
     module = lean.encoder.layer[0].attention.self
     with pytest.raises(ValueError, match="2 queries and 3 keys"):
         module(torch.zeros(1, 3, 16).double(), torch.ones(1, 1, 3, 3), query_states=torch.zeros(1, 2, 16).double())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_branch_of_compiled_programs_is_the_same(variant, monkeypatch):
+    plain, lean = pair(**VARIANTS[variant])
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    for length in (1, 23, 64):
+        inputs = batch(length)
+        theirs, ours = (outcome(model, inputs) for model in (plain, lean))
+        assert_close(ours[0].last_hidden_state, theirs[0].last_hidden_state)
+        assert_close(ours[1], theirs[1])
+
+
+def test_distances_that_share_a_row_lose_the_same_of_it_in_a_compiled_program_too(monkeypatch):
+    _, lean = pair(hidden_dropout_prob=0.5)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    module, seen = lean.encoder.layer[0].attention.self, []
+    monkeypatch.setattr(module, "_projected", lambda used, kind: seen.append(used[0]) or module._heads(used)[:, 0])
+    lean.train()(**batch(40))
+    rows = disentangled.positions(40, module.position_buckets, module.max_relative_positions, module.pos_ebd_size, "cpu")
+    shared = [place for place in range(1, len(rows)) if rows[place] == rows[place - 1]]
+    assert shared and (seen[0] == 0).any()
+    assert all(torch.equal(seen[0][place], seen[0][place - 1]) for place in shared)
