@@ -3,7 +3,8 @@
 It runs without dropout then (a feature that is kept cannot be drawn anew), so this is another stochastic process than
 training with it, and part of a run's identity: `train.cache_features`. Of a method that trains the head alone one vector a
 text is kept; a vector a token of one that trains the top layers (`+method.layers_to_transform=[10,11]` of LoRA,
-`method.skip_layers=[0,1]` of adapters).
+`method.skip_layers=[0,1]` of adapters). A text's features depend, by rounding, on the texts that it was first computed with:
+a run that goes on from a checkpoint keeps them anew, and its record says so.
 """
 
 from __future__ import annotations

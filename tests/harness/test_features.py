@@ -243,20 +243,20 @@ def test_what_evaluation_asks_for_never_takes_the_room_of_training():
     assert Body.seen == 3 + 1 + 1
 
 
-def test_seconds_of_a_row_are_of_the_whole_backbone(monkeypatch):
+@pytest.mark.parametrize("top", [False, True])
+def test_seconds_of_a_row_are_of_the_whole_backbone(top):
     from harness import features, latency
     from harness.data import Encoded
 
-    for top in (False, True):
-        model = small("roberta").requires_grad_(False)
-        model.classifier.requires_grad_(True)
-        model.roberta.encoder.layer[3].requires_grad_(top)
-        features.keep(model)
-        runs = []
-        model.roberta.encoder.layer[0].attention.register_forward_hook(lambda *_: runs.append(1))
-        rows = Encoded("classification", [[4, 5, 6]], None, [0], ["0"], 1, 0)
-        latency.measure(model, rows, device="cpu", precision="float32")
-        assert len(runs) == 2  # one to warm up; not looked up the second time
+    model = small("roberta").requires_grad_(False)
+    model.classifier.requires_grad_(True)
+    model.roberta.encoder.layer[3].requires_grad_(top)
+    features.keep(model)
+    runs: list[int] = []
+    model.roberta.encoder.layer[0].attention.register_forward_hook(lambda *_: runs.append(1))
+    rows = Encoded("classification", [[4, 5, 6]], None, [0], ["0"], 1, 0)
+    latency.measure(model, rows, device="cpu", precision="float32")
+    assert len(runs) == 2  # one to warm up; not looked up the second time
 
 
 def test_a_convolution_beside_the_only_frozen_layer_is_refused():
@@ -302,6 +302,11 @@ def test_together_with_checkpointed_activations_and_several_tasks(words, tmp_pat
 
 
 def test_the_refusal_of_several_tasks_names_what_is_trained_below(tmp_path):
-    words = ["method=propetl", "method.bottleneck_size=4", "task=multi", "task.tasks=[demo/entailment,demo/acceptability]"]
+    words = [
+        "method=propetl",
+        "method.bottleneck_size=4",
+        "task=multi",
+        "task.tasks=[demo/entailment,demo/acceptability]",
+    ]
     with pytest.raises(ConfigError, match=r"\(it trains base_model.model.adapters.propetl_"):
         run.run(plan(tmp_path, *words, KEPT, "preflight.enabled=false"))

@@ -194,7 +194,9 @@ def test_distances_that_share_a_row_lose_the_same_of_it_in_a_compiled_program_to
     module, seen = lean.encoder.layer[0].attention.self, []
     monkeypatch.setattr(module, "_projected", lambda used, kind: seen.append(used[0]) or module._heads(used)[:, 0])
     lean.train()(**batch(40))
-    rows = disentangled.positions(40, module.position_buckets, module.max_relative_positions, module.pos_ebd_size, "cpu")
+    rows = disentangled.positions(
+        40, module.position_buckets, module.max_relative_positions, module.pos_ebd_size, "cpu"
+    )
     shared = [place for place in range(1, len(rows)) if rows[place] == rows[place - 1]]
     assert shared and (seen[0] == 0).any()
     assert all(torch.equal(seen[0][place], seen[0][place - 1]) for place in shared)
