@@ -1,4 +1,4 @@
-"""Synthetic records for the tests of the table: realistic identities, scores given."""
+"""Synthetic records for the tests of the table: realistic identities, scores given; and a small backbone."""
 
 from pathlib import Path
 
@@ -44,3 +44,19 @@ def store(root: Path, records) -> Path:
 def fresh(one: Record) -> list[str]:
     """A double of provenance.stale: what differs is what the record's code says."""
     return list(one.code.get("differs", ()))
+
+
+def small_classifier(kind, **more):
+    """A classifier of four layers with random weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    shape = {
+        "num_hidden_layers": 4,
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "vocab_size": 64,
+    }
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(kind, **shape, **more))
