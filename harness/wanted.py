@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class Wanted:
 
     Attributes:
         id: its name; it ends in `?` where its content is not known here. config, words: what the overrides compose.
-        elsewhere: its id on the other device, where the configuration leaves the choice: (device, id).
+        others: device -> its identity there, where the configuration leaves the choice of the device.
         lacks: which content is not known here (`data`, `weights`), and why.
         likes: device -> digest of all that is known of its identity, where something is not.
     """
@@ -43,7 +43,7 @@ class Wanted:
     id: str
     config: RunConfig
     words: tuple[str, ...]
-    elsewhere: tuple[tuple[str, str], ...] = ()
+    others: dict[str, dict[str, Any]] = field(default_factory=dict)
     lacks: dict[str, str] = field(default_factory=dict)
     likes: dict[str, str] = field(default_factory=dict)
 
@@ -51,6 +51,11 @@ class Wanted:
     def folder(self) -> Path:
         """Where its record is, or will be."""
         return Path(self.config.results.root) / self.id
+
+    @property
+    def elsewhere(self) -> Iterator[tuple[str, str]]:
+        """Its id on other devices: (device, id). Made when asked for: most runs of a large plan are done here."""
+        return ((at, identity.run_id(one)) for at, one in self.others.items())
 
 
 class Composer:
@@ -197,11 +202,11 @@ def _named(
     config: RunConfig, words: tuple[str, ...], decided: dict[str, dict[str, Any]], lacks: dict[str, str]
 ) -> Wanted:
     """A run by its identities on each device, the first of which is its own."""
-    ids = [(at, identity.run_id(one)) for at, one in decided.items()]
+    (_, own), *others = decided.items()
     if not lacks:
-        return Wanted(ids[0][1], config, words, tuple(ids[1:]))
+        return Wanted(identity.run_id(own), config, words, dict(others))
     likes = {at: like(one, lacks) for at, one in decided.items()}
-    return Wanted(f"{ids[0][1]}?", config, words, (), lacks, likes)
+    return Wanted(f"{identity.run_id(own)}?", config, words, {}, lacks, likes)
 
 
 def like(known: dict[str, Any], lacks: Iterable[str]) -> str:

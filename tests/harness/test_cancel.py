@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from harness import jobs, launch
+from harness import identity, jobs, launch
 from harness.cancel import cancel, values
 from harness.state import State
 from harness.wanted import Wanted
@@ -32,7 +32,8 @@ def queue(tmp_path, monkeypatch):
     jobs.note(tmp_path, {"8_0": "grid.s0", "8_1": "grid.s1"}, "", ["method=lora,full", "seed=0,1", "threads=1"])
     jobs.note(tmp_path, {"9_0": "former.s0"})
     config = composed(f"results.root={tmp_path}")
-    wanted = Wanted("mine.s0", config, (), elsewhere=(("cuda", "mine.s3"),))
+    monkeypatch.setattr(identity, "run_id", lambda one: one["id"])
+    wanted = Wanted("mine.s0", config, (), others={"cuda": {"id": "mine.s3"}})
     found = {"mine.s0": (wanted, State("QUEUED"))}
     return partial(cancel, found), told
 
