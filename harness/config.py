@@ -6,6 +6,7 @@ typed arguments. Durations and sizes carry their unit in the name.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -246,6 +247,13 @@ class RunConfig:
                 f"task {self.task.name} is text to text and model {self.model.name} is an encoder without a decoder; "
                 "choose a BART or T5 backbone (model=demo_bart, model=demo_t5, ...) or another task"
             )
+
+    def seeded(self, seed: int) -> RunConfig:
+        """The same with another seed. Nothing else is checked again: a plan may have ten thousand. Raises ConfigError."""
+        ranges.check(seed, "seed")
+        other = copy(self)
+        other.seed = seed
+        return other
 
 
 def field_names(schema: type) -> list[str]:

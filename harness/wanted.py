@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ class Composer:
         for cell, seed in split:
             config, (decided, lacks) = cells[cell], known[cell]
             if seed is not None and seed != config.seed:
-                config, decided = replace(config, seed=seed), {at: one | {"seed": seed} for at, one in decided.items()}
+                config, decided = config.seeded(seed), {at: one | {"seed": seed} for at, one in decided.items()}
             one = _named(config, cell if seed is None else (*cell, f"seed={seed}"), decided, lacks)
             found.setdefault(one.id, one)
         return found
