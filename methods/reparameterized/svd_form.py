@@ -102,7 +102,7 @@ class SvdTuner(Tuner):
 
     def room(self) -> tuple[int, int]:
         """The fewest and the most triplets that one layer can end up with."""
-        return 0, self.total_target()
+        raise NotImplementedError(f"{type(self).__name__} does not say how far its layers can go")
 
     def overshoot(self) -> int:
         """How many more triplets than `total_target` there may be at the end."""

@@ -280,8 +280,16 @@ def test_merged_equals_unmerged_because_the_backbone_is_dequantised_first(family
     assert not [p for p in whole.parameters() if quantization.is_packed(p)] and not isinstance(whole, PeftModel)
     assert not [n for n, _ in whole.named_modules() if "lora" in n]
     assert getattr(whole.config, "quantization_config", None) is None, "a saved one would be loaded as codes"
+    assert not any(getattr(whole, f"is_{mark}", False) for mark in ("quantized", "loaded_in_4bit", "loaded_in_8bit"))
     close = 0.15 if name == "int8" else 1e-4  # int8 also rounds its inputs
     assert_close(logits(whole, family), expected, rtol=0, atol=close * expected.abs().max().item())
+
+
+def test_dequantised_weights_stay_frozen():
+    model = quantized("roberta", "nf4")
+    coded = [name for name, parameter in model.named_parameters() if quantization.is_packed(parameter)]
+    plain = dict(quantization.dequantize(model).named_parameters())
+    assert coded and not any(plain[name].requires_grad for name in coded)
 
 
 def test_merging_into_the_codes_would_not_be_equal():
@@ -444,6 +452,7 @@ def test_the_constants_of_int8_follow_the_codes_when_the_model_moves(evaluated):
             assert module.state.has_fp16_weights is False
             [codes] = [holder.CB for holder in (module.weight, module.state) if holder.CB is not None]
             assert codes.data_ptr() == module.weight.data_ptr()
+            assert quantization.stored_bytes(module) == module.weight.numel() + 4 * module.out_features
     assert torch.equal(logits(tuned, "roberta"), before)
 
 

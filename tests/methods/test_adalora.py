@@ -20,7 +20,7 @@ from harness.optimizer import FormerAdamW
 from methods import hooks
 from methods.reparameterized.adalora import AdaLoRAConfig, Triplets
 from methods.reparameterized.allocator import Schedule
-from methods.reparameterized.svd_form import orthogonality, spread
+from methods.reparameterized.svd_form import drawn, orthogonality, spread
 
 close = {"rtol": 1e-9, "atol": 1e-11}
 SHAPES = {"b_q": (5, 6), "a_fc1": (7, 5), "d_fc2": (5, 7), "c_v": (3, 5)}
@@ -314,6 +314,31 @@ def test_start_and_penalty():
     assert_close(tuner.penalty(), 0.5 * squares)
 
 
+def test_singular_vectors_start_from_a_normal_distribution():
+    """N(0, 0.02), in every form of both methods: they draw by `drawn`."""
+    for generator in (None, torch.Generator().manual_seed(0)):
+        torch.manual_seed(0)
+        values = drawn(400, 300, generator=generator)
+        assert values.requires_grad
+        values = values.detach()
+        assert abs(values.mean()) < 3e-4 and values.std() == pytest.approx(0.02, rel=0.01)
+
+
+@pytest.mark.parametrize("regulariser", ["mean_unsquared", "sum_squared"])
+def test_the_penalty_is_no_matter_of_autocast(regulariser):
+    """In bfloat16 A A' - I would be lost beside I once it is small."""
+    rights = [torch.linalg.qr(torch.randn(9, 4))[0].T + 1e-3 for _ in range(3)]
+    lefts = [right.T.clone() for right in rights]
+    expected = orthogonality(lefts, rights, regulariser)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(orthogonality(lefts, rights, regulariser), expected)
+
+
+def test_without_a_weight_there_is_no_penalty():
+    _, tuner = attach(SHAPES, init_rank=3, target_rank=1, orthogonality_weight=0.0)
+    assert tuner.penalty() is None
+
+
 def test_equal_ranks_prune_nothing():
     model, tuner = attach(SHAPES, init_rank=2, target_rank=2, warmup_steps=0, final_steps=3, interval_steps=1)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
@@ -324,7 +349,7 @@ def test_equal_ranks_prune_nothing():
 
 def test_the_number_of_triplets_that_a_layer_can_end_with(recwarn):
     _, tuner = attach(SHAPES, init_rank=3, target_rank=1, total_target_rank=12, warmup_steps=1, final_steps=1)
-    assert tuner.room() == (0, 3)
+    assert (tuner.room(), tuner.overshoot()) == ((0, 3), 0)
     tuner.on_train_begin(10)
     assert not recwarn.list, "all triplets stay: there is no budget that could be missed"
 
@@ -397,6 +422,9 @@ def test_what_was_observed_goes_on():
         ({"init_rank": 2, "target_rank": 3}, "target_rank=3 must not exceed init_rank=2"),
         ({"beta1": 1.0}, "beta1=1.0 must lie strictly between"),
         ({"interval_steps": 0}, "interval_steps=0 must be at least 1"),
+        ({"init_rank": 0}, "init_rank=0 must be at least 1"),
+        ({"target_rank": 0}, "target_rank=0 must be at least 1"),
+        ({"total_target_rank": 0}, "total_target_rank=0 must be at least 1"),
         ({"regulariser": "none"}, "must be one of mean_unsquared, sum_squared"),
         ({"sensitivity": "later"}, "must be one of after_step, before_step"),
         ({"init_rank": 4, "target_rank": 1}, "init_rank=4 is above the rank of c_v, which is 3 x 5"),
