@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
 from harness import compose, distributed, make, pack, preview, sweep
-from harness.errors import HarnessError, reader_left
+from harness.errors import ConfigError, HarnessError, reader_left
 from harness.paths import CONF
 
 
@@ -36,6 +37,23 @@ def bad_input(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
+def ordered(words: list[str]) -> list[str]:
+    """The same command with its values first: Hydra's parser refuses those on both sides of `-m`.
+
+    Raises ConfigError for a value that is written as an option.
+    """
+    known, left = get_args_parser().parse_known_args(words)
+    if dashed := [word for word in left if word.startswith("-")]:
+        name, _, value = dashed[0].lstrip("-").partition("=")
+        after = words[words.index(dashed[0]) + 1 :]
+        value = value or (after[0] if after and after[0][:1].isalnum() and "=" not in after[0] else "VALUE")
+        raise ConfigError(
+            f"unknown option {dashed[0]}; values are written without dashes: {name}={value}; --help shows all"
+        )
+    values = [*known.overrides, *left]
+    return words if not left else [*values, *(word for word in words if word not in values)]
+
+
 def main() -> None:
     """Compose, run or sweep; every mistake on the command line ends here in one message and exit code 2."""
     compose.register()
@@ -43,6 +61,7 @@ def main() -> None:
     if Path(sys.argv[0]).name == "__main__.py":
         sys.argv[0] = "python -m harness"  # as the usage line has it
     try:
+        sys.argv[1:] = ordered(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(one)()
         if preview.asked(sys.argv[1:]):
             for line in preview.solved(sys.argv[1:]):

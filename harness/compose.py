@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -89,6 +90,9 @@ def _check_kinds(method: Any) -> None:
     """
     file = CONF / "method" / f"{method['name']}.yaml"
     known: Any = OmegaConf.to_container(OmegaConf.load(file)) if file.is_file() else {}
+    for key in {*(method.get("ranks") or ()), *(method.get("size") or ())}:
+        if isinstance(value := method.get(key), float) and value.is_integer():
+            method[key] = int(value)  # 8.0 is 8: the same run, and torch takes no other for a size
     for key, value in method.items():
         default, kinds = known.get(key), {bool: "true or false", int: "a number", float: "a number"}
         wanted = kinds.get(type(default))
@@ -143,17 +147,34 @@ def explain(error: BaseException) -> str:
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return _bad_key(cause)
     if isinstance(cause, ValidationError):
-        return f"{cause.full_key}: {str(cause.msg or cause).splitlines()[0]}"
+        told = str(cause.msg or cause).splitlines()[0]
+        listed = f"it takes a list, in brackets: {cause.full_key}=[...]" if "is not a ListConfig" in told else told
+        return f"{cause.full_key}: {listed}"
     text = str(error)
     if isinstance(error, OverrideParseException):
-        return f"cannot read the override: {text.splitlines()[0]}. Write key=value, without spaces"
+        return _unreadable(error)
     if "Ambiguous value" in text:
         return f"{text.splitlines()[0]}. Several values make a sweep: add -m"
+    if text.startswith("Error merging override ~"):
+        return f"{text.rpartition('~')[2]} cannot be taken away; where it may be none, key=null says so"
+    if lacking := re.match(r"Error resolving interpolation '\$\{method\}.*possible interpolation keys: (.*)", text):
+        group = next((one for one in ("method", "model", "budget", "task") if one not in lacking[1].split(", ")), None)
+        return f"a run has one {group}: give {group}=NAME (several runs: -m {group}=A,B)" if group else text
     if "Config group override" in text:
         return "a group's option must be a name (method=lora): found a number, a boolean, null or a list"
     if "invalid literal for int()" in text:
         return f"entries of a list are numbered (wandb.tags.0): {text.rpartition(': ')[2]} is no number"
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def _unreadable(error: OverrideParseException) -> str:
+    """What Hydra's grammar cannot read; its own words say little, and of letters like \u00fc nothing."""
+    word = str(error.override)
+    told = str(error).splitlines()[0].rpartition("Exception: ")[2]
+    return (
+        f"cannot read the override {word}{'' if word in told else ': ' + told}. Write key=value, without spaces; what is not of "
+        """a to z, digits and /-+.%*@?_: stands in two kinds of quotes, such as 'data.root="my folder"'"""
+    )
 
 
 def overview() -> str:
@@ -176,9 +197,13 @@ def _bad_key(error: Any) -> str:
     names = [str(name) for name in parent] if parent is not None and OmegaConf.is_dict(parent) else []
     if not names and "." in key:
         return f"unknown key '{key}': {key.rpartition('.')[0]} is empty. What it may hold is added with a plus: +{key}=VALUE"
-    if "." not in key:
-        names = sorted({*names, *field_names(RunConfig), *groups()} - {"hydra"})
     prefix, _, last = key.rpartition(".")
-    close = nearest(last, names)
+    if not prefix:
+        deeper = {str(name): f"{group}.{name}" for group in names if OmegaConf.is_dict(section := parent._get_node(group))
+                  for name in section}  # fmt: skip
+        names = sorted({*names, *field_names(RunConfig), *groups()} - {"hydra"})
+        close = deeper.get(last) or nearest(last, names) or deeper.get(nearest(last, deeper) or "")
+    else:
+        close = nearest(last, names)
     hint = f" Did you mean {prefix + '.' if prefix else ''}{close}?" if close else ""
     return f"unknown key '{key}'.{hint} Allowed{' in ' + prefix if prefix else ''}: {', '.join(names)}"

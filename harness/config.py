@@ -12,7 +12,7 @@ from typing import Any
 
 from harness import ranges
 from harness.errors import ConfigError
-from harness.schema import ModelConfig, TaskConfig, one_of
+from harness.schema import CHECKS, ModelConfig, TaskConfig, one_of
 
 ENCODER_DECODERS = ("bart", "t5")
 # What accelerate.tracking speaks to, beside W&B
@@ -178,6 +178,10 @@ class PreflightConfig:
     enabled: bool
     skip: list[str]
     max_truncated_percent: float
+
+    def __post_init__(self) -> None:
+        for name in self.skip:
+            one_of("preflight.skip", name, CHECKS)
 
 
 @dataclass

@@ -12,6 +12,8 @@ import signal
 import sys
 from collections.abc import Iterable
 
+CALLED = {"gpu": "cuda", "fp32": "float32"}  # what others call it, where spelling alone would suggest something else
+
 
 class HarnessError(Exception):
     """Bad input. The message says what was found, what is allowed, and what to do next."""
@@ -34,8 +36,12 @@ class RecordError(HarnessError):
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str | None:
-    """The allowed word closest to `word`, or None: what begins with it, and `rte` -> `glue/rte`, by its last path part."""
+    """The allowed word closest to `word`, or None: what begins with it, `rte` -> `glue/rte`, `lr` -> `learning_rate`."""
     names = sorted(set(allowed))
+    plain = CALLED.get(word.lower(), word.lower().replace("-", "_"))
+    for spelt in (str.lower, _initials):
+        if plain and (same := [name for name in names if spelt(name) == plain]):
+            return same[0]
     if len(word) > 2 and (begun := [name for name in names if name.startswith(word)]):
         return min(begun, key=len)
     if close := difflib.get_close_matches(word, names, n=1, cutoff=0.6):
@@ -43,6 +49,12 @@ def nearest(word: str, allowed: Iterable[str]) -> str | None:
     by_last = {name.rsplit("/", 1)[-1]: name for name in reversed(names)}  # of several (`glue/rte`, ...) the first
     close = difflib.get_close_matches(word.rsplit("/", 1)[-1], by_last, n=1, cutoff=0.6)
     return by_last[close[0]] if close else None
+
+
+def _initials(name: str) -> str:
+    """`bs` of `batch_size`; nothing of a single word."""
+    parts = name.lower().split("_")
+    return "".join(part[:1] for part in parts) if len(parts) > 1 else ""
 
 
 def unknown(kind: str, word: str, allowed: Iterable[str]) -> str:

@@ -28,6 +28,11 @@ METRICS = {
 }
 MEANS = ("accuracy_f1", "pearson_spearman", "accuracy_macro_f1", "f1a_em", "f1_em")  # of two other scores
 SHAPES = ("plain", "copa", "multirc", "record", "wic", "wsc", "superni")
+# What preflight.skip may name, in alphabetical order (harness/checks.py, harness/fits.py).
+CHECKS = (
+    "dtypes", "gradients", "head", "labels", "padding", "parameters", "penalty", "positions", "saved", "schedule", "seed", "ties",
+    "truncation",
+)  # fmt: skip
 SCHEMES = ("official", "propetl_t5", "propetl_roberta", "every_tenth")
 
 

@@ -9,7 +9,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from harness import compose, recipe, rows
+from harness import __main__, compose, model, recipe, rows
 from harness.config import RunConfig
 from harness.errors import ConfigError
 from harness.paths import CONF
@@ -100,6 +100,17 @@ def test_every_recipe_row_sets_keys_that_exist():
         (["task=_glue"], "none itself. Allowed: cnn_dailymail"),
         (["task=demo/summarization", "model=demo_roberta"], "text to text"),
         (["method.name=null"], "method.name is missing"),
+        (["method=LoRA"], "Did you mean lora"),
+        (["lr=1e-3"], "Did you mean train.learning_rate"),
+        (["r=4"], "Did you mean method.r"),
+        (["train.bs=4"], "Did you mean train.batch_size"),
+        (["device=gpu"], "Did you mean cuda"),
+        (["data.root=d\u00f6nn\u00e9es"], """cannot read the override data.root=d\u00f6nn\u00e9es. Write key=value"""),
+        (["preflight.skip=padding"], "it takes a list, in brackets: preflight.skip=[...]"),
+        (["preflight.skip=[paddings]"], "Did you mean padding"),
+        (["~train.learning_rate"], "train.learning_rate cannot be taken away"),
+        (["~method"], "a run has one method: give method=NAME"),
+        (["task=[glue/rte,glue/cola]"], "a run has one task: give task=NAME (several runs: -m task=A,B)"),
     ],
 )
 def test_a_mistake_gets_one_message(words, says):
@@ -121,6 +132,31 @@ def test_a_mistake_costs_no_heavy_import_and_exits_with_two():
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.stdout.strip() == "2 []", done.stderr
     assert done.stderr.startswith("error: unknown task 'glue/rtx'. Did you mean glue/rte?")
+
+
+@pytest.mark.parametrize(
+    ("words", "ordered"),
+    [
+        (["seed=1", "-m", "pack=2", "method=lora"], ["seed=1", "pack=2", "method=lora", "-m"]),
+        (["seed=1", "--cfg", "job", "seed=2"], ["seed=1", "seed=2", "--cfg", "job"]),
+        (["-m", "seed=1"], ["-m", "seed=1"]),
+        ([], []),
+    ],
+)
+def test_values_may_stand_on_both_sides_of_a_switch(words, ordered):
+    assert __main__.ordered(words) == ordered
+
+
+@pytest.mark.parametrize("words", [["--seed", "3"], ["--seed=3"], ["method=lora", "--seed", "3", "-m"]])
+def test_a_value_written_as_an_option_is_shown_as_it_should_be(words):
+    with pytest.raises(ConfigError, match="values are written without dashes: seed=3"):
+        __main__.ordered(words)
+
+
+def test_a_whole_number_with_a_point_is_the_same_run():
+    assert composed("method.r=4.0").method["r"].__class__ is int
+    with pytest.raises(ConfigError, match=r"method\.r=4\.5 must be a whole number"):
+        model.method_config(composed("method.r=4.5").method, composed().model, "classification", None)
 
 
 def test_what_options_share_is_no_option():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from harness import budget, checkpoint, compose, frozen, model, preflight, probe, run
+from harness import budget, checkpoint, compose, frozen, model, preflight, probe, run, schema
 from harness.errors import ConfigError
 from harness.preflight import CHECKS
 from harness.tokens import Tokens
@@ -225,7 +225,7 @@ def test_a_planted_fault_is_caught(name, plant, words, says):
 
 
 def test_every_check_has_a_fault_planted():
-    assert {name for name, *_ in PLANTED} == set(CHECKS)
+    assert {name for name, *_ in PLANTED} == set(CHECKS) == set(schema.CHECKS)
 
 
 @pytest.mark.parametrize(
