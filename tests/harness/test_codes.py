@@ -123,9 +123,30 @@ def test_bitsandbytes_agrees_to_the_bit(weights, seed):
     packed, state = functional.quantize_4bit(weight, quant_type=weights, blocksize=64, compress_statistics=True)
     ours, offset, second = codes.double_quantize(scales)
     assert torch.equal(offset, state.offset) and torch.equal(second, state.state2.absmax)
-    apart = (ours.int() - state.absmax.int()).abs()
-    assert apart.max() <= 1 and (apart > 0).float().mean() < 0.01, "its search misses the nearest code now and then"
+    assert torch.equal(ours, state.absmax)
     assert state.blocksize == codes.BLOCK and state.state2.blocksize == codes.SCALES_BLOCK
-    assert math.isclose(
-        codes.distance(functional.dequantize_4bit(packed, state), weight, weights, True), 0, abs_tol=5e-3
-    )
+    values = functional.dequantize_4bit(packed, state)
+    assert math.isclose(codes.distance(values, weight, weights, True), 0, abs_tol=1e-6)
+
+
+def test_codes_of_scales_are_looked_up_on_a_grid():
+    """As in bitsandbytes' code for a CPU: 0.2 % have the neighbour of the nearest code."""
+    functional = pytest.importorskip("bitsandbytes").functional
+    scales = normal(60_000).abs()
+    found, state = functional.quantize_blockwise(scales - scales.mean(), code=codes.dynamic_map(), blocksize=256)
+    ours, _, second = codes.double_quantize(scales)
+    assert torch.equal(ours, found) and torch.equal(second, state.absmax)
+    plain, _ = codes.blockwise(scales - scales.mean(), codes.dynamic_map(), 256)
+    assert 20 < (plain != ours).sum() < 300
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("weights", ["nf4", "fp4"])
+def test_odd_shapes_and_halves_to_the_byte(weights, dtype):
+    functional = pytest.importorskip("bitsandbytes").functional
+    weight = normal(13, 17).to(dtype)
+    weight[3, 4] = 80  # an outlier takes its block's codes down to zero
+    packed, state = functional.quantize_4bit(weight, quant_type=weights, blocksize=64)
+    found, scales = codes.blockwise(weight, table(weights))
+    assert torch.equal(codes.pack(found, int(codes.nearest(torch.zeros(()), table(weights)))), packed.flatten())
+    assert torch.equal(codes.unpack(packed.flatten(), 221), found) and torch.equal(scales, state.absmax)
