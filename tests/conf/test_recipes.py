@@ -262,6 +262,14 @@ def test_propetl_on_roberta(name, method):
     assert {key: found.method[key] for key in own} == own
 
 
+@pytest.mark.parametrize("words", ["method=propetl model=roberta_base task=glue/", "method=propetl task=propetl/",
+                                   "method=pfeiffer budget=bn64 task=propetl/"])  # fmt: skip
+def test_propetl_selects_by_the_mean_of_a_tasks_metrics(words):
+    wanted = {"mrpc": "accuracy_f1", "qqp": "accuracy_f1", "stsb": "pearson_spearman", "cola": "matthews", "rte": "accuracy"}
+    for name, score in wanted.items() if "roberta" in words else [("qqp", "accuracy_f1"), ("rte", "accuracy")]:
+        assert composed(*f"{words}{name}".split()).task.score == score
+
+
 def test_propetl_on_t5():
     found = composed("method=propetl", "task=propetl/rte")
     train = found.train
@@ -277,6 +285,7 @@ def test_propetl_on_t5():
     assert (summary.method["bottleneck_size"], summary.method["keep"]) == (768, 0.5)
     assert (summary.train.learning_rate, summary.train.batch_size, summary.train.max_steps) == (1e-4, 32, 100_000)
     assert (summary.data.max_length_tokens, summary.train.weight_decay) == (512, 0.01)
+    assert (summary.generation.max_new_tokens, summary.generation.validation_rows) == (128, 1024)
 
 
 def test_qlora():
