@@ -265,7 +265,13 @@ def test_propetl_on_roberta(name, method):
 @pytest.mark.parametrize("words", ["method=propetl model=roberta_base task=glue/", "method=propetl task=propetl/",
                                    "method=pfeiffer budget=bn64 task=propetl/"])  # fmt: skip
 def test_propetl_selects_by_the_mean_of_a_tasks_metrics(words):
-    wanted = {"mrpc": "accuracy_f1", "qqp": "accuracy_f1", "stsb": "pearson_spearman", "cola": "matthews", "rte": "accuracy"}
+    wanted = {
+        "mrpc": "accuracy_f1",
+        "qqp": "accuracy_f1",
+        "stsb": "pearson_spearman",
+        "cola": "matthews",
+        "rte": "accuracy",
+    }
     for name, score in wanted.items() if "roberta" in words else [("qqp", "accuracy_f1"), ("rte", "accuracy")]:
         assert composed(*f"{words}{name}".split()).task.score == score
 

@@ -7,8 +7,8 @@ from harness.errors import ConfigError
 
 SHAPES = {
     "adalora_glue": (12, 10), "adalora_summarization": (9, 6), "increlora_glue": (14, 8), "lora_gpt3": (8, 5),
-    "propetl_glue_multi": (6, 11), "propetl_glue_single": (2, 11), "qlora_datatypes_glue": (6, 1),
-    "qlora_t5_superni": (6, 5), "rehearsal_adalora": (1, 2),
+    "propetl_glue_multi": (6, 11), "propetl_glue_roberta": (3, 11), "propetl_glue_single": (2, 11),
+    "qlora_datatypes_glue": (6, 1), "qlora_t5_superni": (6, 5), "rehearsal_adalora": (1, 2),
 }  # fmt: skip
 SMALL = """
 title = "T"
