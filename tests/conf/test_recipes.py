@@ -281,6 +281,7 @@ def test_propetl_on_t5():
     train = found.train
     assert (train.learning_rate, train.batch_size, train.warmup_steps, train.weight_decay) == (3e-4, 128, 500, 0)
     assert (train.clip_norm, train.label_smoothing, train.optimizer, train.max_steps) == (1, 0.1, "adamw_hf", 20_000)
+    assert train.precision == "float32", "the authors' configurations name bfloat16 for T5-3B alone"
     assert train.loss_reduction == "sum" and composed("method=full", "task=propetl/rte").train.loss_reduction == "sum"
     assert (found.data.max_length_tokens, found.data.max_target_tokens) == (128, 128)
     assert (found.method["keep"], found.method["mask_rate"], found.method["combine"]) == (0.3, 10, "or")
