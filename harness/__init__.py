@@ -25,7 +25,7 @@ Reading order, and the direction of imports (an arrow never points back; tests/t
     model, architecture, targets    backbone and method; what may be changed in it; what peft does not check of its own
     directory, snapshot          where the backbone is; its files from the hub
     budget                       the parameter budget
-    quantization, codes          the backbone in 4 or 8 bits, and back; what the codes are, written out
+    quantization, packed, codes  the backbone in 4 or 8 bits, and back; its layers; what the codes are, written out
     preflight, probe, checks, fits, frozen    before the first step: is this what was asked for; the backbone proven unchanged
     train       the training, over accelerate
     loop, update, distributed    its stages and evaluations; one update; several processes for one run

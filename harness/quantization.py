@@ -6,25 +6,23 @@ CPU, which gives the same codes as loading with transformers' `BitsAndBytesConfi
 checkpoint. Left as they are: the task head, output embeddings, and what transformers keeps in float32 (T5's `wo`, whose
 module would cast its input to the weight's integer dtype).
 
-Two traps of bitsandbytes 0.50 are closed here. On a CPU with AVX512-BF16 the first evaluation repacks every 4-bit
-weight, after which gradients are wrong and saving anything changes the weights: that path is switched off. And merging
-into a quantised weight rounds the result: `merged` dequantises first.
+Traps of bitsandbytes 0.50 are closed here and in `harness.packed`. On a CPU with AVX512-BF16 the first evaluation
+repacks every 4-bit weight, after which gradients are wrong and saving anything changes the weights: that path is
+switched off. And merging into a quantised weight rounds the result: `merged` dequantises first.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from harness import codes
+from harness import codes, packed
 from harness.config import QuantizationConfig
-from harness.errors import ConfigError
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -73,27 +71,9 @@ def quantize(model: PreTrainedModel, settings: QuantizationConfig, *, head: list
         four_bit = settings.weights in ("nf4", "fp4")
         made = _four_bit(layer, settings, compute) if four_bit else _eight_bit(layer, settings)
         if place == 0:
-            codes.check(name, _values(made), layer.weight, settings.weights, settings.double_quant)
+            codes.check(name, packed.values(made), layer.weight, settings.weights, settings.double_quant)
         model.set_submodule(name, made)
     _mark(model, settings, compute)
-
-
-def _values(layer: Any) -> Tensor:
-    """What a quantised layer's codes stand for, out x in."""
-    from transformers.integrations.bitsandbytes import dequantize_bnb_weight
-
-    return dequantize_bnb_weight(layer.weight, getattr(layer, "state", None))
-
-
-def _bitsandbytes() -> Any:
-    """The package. Raises ConfigError where it is missing."""
-    try:
-        import bitsandbytes
-    except ImportError as error:
-        raise ConfigError(
-            "a quantised backbone needs bitsandbytes: pip install 'peft-harness[quantization]', or quantization=none"
-        ) from error
-    return bitsandbytes
 
 
 def layers(model: PreTrainedModel, head: list[str]) -> Iterator[tuple[str, nn.Linear]]:
@@ -107,9 +87,9 @@ def layers(model: PreTrainedModel, head: list[str]) -> Iterator[tuple[str, nn.Li
 
 def _four_bit(layer: nn.Linear, settings: QuantizationConfig, compute: torch.dtype) -> nn.Linear:
     """The same layer with its weight in blocks of 64 codes of 4 bits."""
-    modules = _bitsandbytes().nn
+    modules = packed.package().nn
     kind = {"compress_statistics": settings.double_quant, "quant_type": settings.weights}
-    made = modules.Linear4bit(
+    made = packed.linear4bit()(
         layer.in_features, layer.out_features, layer.bias is not None, compute, device="meta", **kind
     )
     weight = layer.weight.detach()
@@ -121,8 +101,8 @@ def _four_bit(layer: nn.Linear, settings: QuantizationConfig, compute: torch.dty
 
 def _eight_bit(layer: nn.Linear, settings: QuantizationConfig) -> nn.Linear:
     """The same layer with its weight in 8 bits, one scale a row (LLM.int8)."""
-    modules = _bitsandbytes().nn
-    made = _linear8bit()(
+    modules = packed.package().nn
+    made = packed.linear8bit()(
         layer.in_features, layer.out_features, layer.bias is not None,
         has_fp16_weights=False, threshold=settings.outlier_threshold, device="meta",
     )  # fmt: skip
@@ -130,22 +110,6 @@ def _eight_bit(layer: nn.Linear, settings: QuantizationConfig) -> nn.Linear:
     made.weight = modules.Int8Params(weight, requires_grad=False, has_fp16_weights=False).to(weight.device)
     made.bias = layer.bias
     return made.train(layer.training)
-
-
-@cache
-def _linear8bit() -> Any:
-    """bitsandbytes' layer, whose scales follow when the model moves: `nn.Module.to` reaches parameters alone."""
-    plain: Any = _bitsandbytes().nn.Linear8bitLt
-
-    class Linear8bitLt(plain):
-        def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-            super()._apply(fn, recurse)
-            for holder in (self.weight, self.state):
-                if holder.CB is not None:
-                    holder.CB, holder.SCB = self.weight.data, holder.SCB.to(self.weight.device)
-            return self
-
-    return Linear8bitLt
 
 
 def _mark(model: Any, settings: QuantizationConfig, compute: torch.dtype) -> None:
@@ -202,10 +166,10 @@ def stored_bytes(module: nn.Module) -> int:
 
 def footprint(model: nn.Module) -> Footprint:
     """Measured on the tensors, not predicted."""
-    packed: list[Any] = [module for module in model.modules() if is_packed(module._parameters.get("weight"))]
-    inside = {id(module.weight) for module in packed}
+    coding: list[Any] = [module for module in model.modules() if is_packed(module._parameters.get("weight"))]
+    inside = {id(module.weight) for module in coding}
     plain = [parameter for parameter in model.parameters() if id(parameter) not in inside]
-    stored, coded = sum(stored_bytes(module) for module in packed), sum(size(module.weight) for module in packed)
+    stored, coded = sum(stored_bytes(module) for module in coding), sum(size(module.weight) for module in coding)
     whole = stored + sum(parameter.numel() * parameter.element_size() for parameter in plain)
     return Footprint(
         whole,
@@ -221,7 +185,7 @@ def dequantize(model: nn.Module) -> nn.Module:
         if not is_packed(module._parameters.get("weight")):
             continue
         plain = nn.Linear(module.in_features, module.out_features, module.bias is not None, device="meta")
-        plain.weight, plain.bias = nn.Parameter(_values(module), requires_grad=False), module.bias
+        plain.weight, plain.bias = nn.Parameter(packed.values(module), requires_grad=False), module.bias
         model.set_submodule(name, plain.train(module.training))
     for mark in ("is_quantized", "quantization_method", "is_loaded_in_4bit", "is_loaded_in_8bit"):
         model.__dict__.pop(mark, None)

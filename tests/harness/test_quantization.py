@@ -13,7 +13,7 @@ from torch import nn
 from torch.testing import assert_close
 
 import methods  # noqa: F401  (makes peft know the methods)
-from harness import codes, identity, model, quantization, run
+from harness import codes, identity, model, packed, quantization, run
 from harness.errors import ConfigError, ModelError
 from harness.quantization import dequantize, footprint, merged, quantize
 from methods.reparameterized.adalora import AdaLoRAConfig
@@ -141,7 +141,7 @@ def test_a_layer_holds_the_codes_of_its_weight(name):
         table = torch.tensor(codes.TABLES[name.removesuffix("_dq")])
         assert torch.equal(found, codes.blockwise(weight, table)[0])
         assert state.nested == (name == "nf4_dq")
-    off = codes.distance(quantization._values(four_bit(weight, name) if name != "int8" else layer), weight,
+    off = codes.distance(packed.values(four_bit(weight, name) if name != "int8" else layer), weight,
                          name.removesuffix("_dq"), name == "nf4_dq")  # fmt: skip
     assert off < 1e-3
 

@@ -1,0 +1,76 @@
+"""bitsandbytes' quantised layers with what they lack (0.50): rows of any length, scales that follow a move.
+
+On a CPU with AVX512 its kernel that decodes 4-bit weights takes the scales of other blocks, without a word, where rows
+are a multiple of 16 long and none of 64: 16, 48, 96, 800, ... As one long row every weight is decoded rightly.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from harness.codes import BLOCK
+from harness.errors import ConfigError
+
+
+def package() -> Any:
+    """bitsandbytes. Raises ConfigError where it is missing."""
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise ConfigError(
+            "a quantised backbone needs bitsandbytes: pip install 'peft-harness[quantization]', or quantization=none"
+        ) from error
+    return bitsandbytes
+
+
+def values(layer: Any) -> Tensor:
+    """What a quantised layer's codes stand for, out x in."""
+    from transformers.integrations.bitsandbytes import dequantize_bnb_weight
+
+    state = getattr(layer.weight, "quant_state", None)
+    if state is None:
+        return dequantize_bnb_weight(layer.weight, layer.state)
+    row = copy.copy(state)
+    row.shape = torch.Size([torch.Size(state.shape).numel()])
+    decoded: Tensor = package().functional.dequantize_4bit(layer.weight.data, row)
+    return decoded.view(state.shape)
+
+
+@cache
+def linear4bit() -> Any:
+    """bitsandbytes' layer in 4 bits, for rows of any length."""
+    plain: Any = package().nn.Linear4bit
+
+    class Linear4bit(plain):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.device.type != "cpu" or self.in_features % BLOCK == 0:
+                result: Tensor = super().forward(x)
+                return result
+            kind = self.compute_dtype or x.dtype
+            bias = None if self.bias is None else self.bias.to(kind)
+            return linear(x.to(kind), values(self).to(kind), bias).to(x.dtype)
+
+    return Linear4bit
+
+
+@cache
+def linear8bit() -> Any:
+    """bitsandbytes' layer in 8 bits, whose scales follow when the model moves: `nn.Module.to` reaches parameters alone."""
+    plain: Any = package().nn.Linear8bitLt
+
+    class Linear8bitLt(plain):
+        def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+            super()._apply(fn, recurse)
+            for holder in (self.weight, self.state):
+                if holder.CB is not None:
+                    holder.CB, holder.SCB = self.weight.data, holder.SCB.to(self.weight.device)
+            return self
+
+    return Linear8bitLt

@@ -1,0 +1,45 @@
+"""bitsandbytes' layers with what they lack: rows of any length in 4 bits, computed with as the tables decode them."""
+
+import copy
+
+import pytest
+import torch
+from test_quantization import SMALL, four_bit, settings
+from torch.nn.functional import linear
+from torch.testing import assert_close
+from transformers import RobertaConfig, RobertaForSequenceClassification
+
+from harness import codes, packed, quantization
+
+pytest.importorskip("bitsandbytes")
+
+
+@pytest.mark.parametrize("columns", [16, 48, 96, 112, 800, 64, 128, 10, 7])
+@pytest.mark.parametrize("name", ["nf4", "nf4_dq", "fp4"])
+def test_rows_of_any_length(name, columns):
+    """A kernel of bitsandbytes 0.50 takes other blocks' scales at 16, 48, 96, ...: values, forward and backward."""
+    weight = torch.randn(12, columns, generator=torch.Generator().manual_seed(columns))
+    layer, found = four_bit(weight, name), settings(name)
+    expected = codes.rounded(weight, found.weights, found.double_quant)
+    assert torch.equal(packed.values(layer), expected)
+    for mode in (True, False):
+        states = torch.randn(5, columns, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        plain = states.detach().clone().requires_grad_()
+        outputs, right = layer.train(mode)(states), linear(plain, expected)
+        assert_close(outputs, right)
+        for one in (outputs, right):
+            one.square().sum().backward()
+        assert_close(states.grad, plain.grad)
+        with torch.no_grad():
+            assert_close(copy.deepcopy(layer)(plain), right)
+
+
+def test_a_backbone_of_such_rows():
+    """No layer is refused, and the quantised model computes what its dequantised self computes."""
+    sizes = SMALL | {"hidden_size": 48, "intermediate_size": 80}
+    made = RobertaForSequenceClassification(RobertaConfig(**sizes, initializer_range=0.2)).eval()
+    quantization.quantize(made, settings("nf4_dq"), head=["classifier"], precision="float32")
+    words = {"input_ids": torch.arange(4, 24).view(2, 10)}
+    with torch.no_grad():
+        logits = made(**words).logits
+        assert_close(quantization.dequantize(made)(**words).logits, logits)
