@@ -2,6 +2,9 @@
 
 On a CPU with AVX512 its kernel that decodes 4-bit weights takes the scales of other blocks, without a word, where rows
 are a multiple of 16 long and none of 64: 16, 48, 96, 800, ... As one long row every weight is decoded rightly.
+
+Left as it is: on a CPU an 8-bit layer rounds its inputs (LLM.int8) only where no gradient is wanted, so that a training
+computes with the weight's values and an evaluation with rounded activations too; on a GPU both do.
 """
 
 from __future__ import annotations
