@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from harness.directory import shaped
@@ -24,17 +26,18 @@ UNDECLARED = {
 ACTIVATIONS = ("hidden_act", "pooler_hidden_act", "activation_function")
 # What transformers and torch answer a backbone's wrong files and settings with.
 FAULTS = (OSError, ValueError, LookupError, RuntimeError, ImportError, TypeError, AttributeError, ArithmeticError,
-          AssertionError)  # fmt: skip
+          AssertionError, EOFError, UnpicklingError)  # fmt: skip
 
 
 @contextlib.contextmanager
 def loading(spec: ModelConfig, directory: Path) -> Iterator[None]:
     """Raises ModelError in place of whatever transformers says of this backbone."""
     from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
 
     try:
         yield
-    except (*FAULTS, StrictDataclassError) as error:
+    except (*FAULTS, StrictDataclassError, SafetensorError) as error:
         raise ModelError(f"{directory} cannot be loaded as model {spec.name}: {_reason(error)}") from error
 
 
@@ -79,8 +82,12 @@ def _change(config: PretrainedConfig, wanted: dict[str, Any]) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """The last line of what a library says, or its kind where that is no sentence."""
+    """The last line of what a library says; where it is about a file, or no sentence, what may be the matter."""
     lines = str(error).strip().splitlines()
     at = -1 if len(lines) > 1 and type(error).__name__.startswith("Strict") else 0
     said = lines[at].strip() if lines else ""
-    return said if " " in said else f"{type(error).__name__} {said}".strip()
+    if said.endswith(":"):
+        said = " ".join(line.strip() for line in lines)[:300]
+    if type(error).__name__ == "SafetensorError" or " " not in said or isinstance(error, json.JSONDecodeError):
+        return f"{type(error).__name__} {said}".strip() + "; a file of it may be damaged: copy or fetch it again"
+    return said

@@ -31,6 +31,8 @@ from harness.paths import CONF
 # What composing can raise. ValueError: Hydra answers `model=null` and `budget=1` with a bare one.
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 
+COMMANDS = ("canary", "estimate", "fill", "predict", "report", "search", "status", "table")
+
 
 def register() -> None:
     """Make Hydra know the schema and the recipes, and hand its errors over instead of printing them."""
@@ -170,6 +172,8 @@ def explain(error: BaseException) -> str:
 def _unreadable(error: OverrideParseException) -> str:
     """What Hydra's grammar cannot read; its own words say little, and of letters like \u00fc nothing."""
     word = str(error.override)
+    if word in COMMANDS:
+        return f"{word} is a command of its own: python -m harness.{word}"
     told = str(error).splitlines()[0].rpartition("Exception: ")[2]
     return (
         f"cannot read the override {word}{'' if word in told else ': ' + told}. Write key=value, without spaces; what is not of "

@@ -88,6 +88,8 @@ class TrainConfig:
                 f"train.batch_size={self.batch_size} cannot be split into train.accumulation_steps="
                 f"{self.accumulation_steps} equal micro-batches; choose a divisor of {self.batch_size}"
             )
+        if self.compile and self.cuda_graphs:
+            raise ConfigError("train.cuda_graphs=true compiles already, length by length; leave train.compile=true out")
         if self.cache_features and (self.compile or self.cuda_graphs):
             other = "compile" if self.compile else "cuda_graphs"
             raise ConfigError(

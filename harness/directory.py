@@ -12,6 +12,7 @@ from harness.paths import embedded
 from harness.schema import ModelConfig
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+VOCABULARY = ("tokenizer.json", "vocab.*", "*.model")  # what a tokenizer knows words from, one of them at least
 TOKENIZER = ("*token*.json", "vocab.*", "merges.txt", "*.model")
 
 
@@ -65,6 +66,11 @@ def _checked_directory(directory: Path, spec: ModelConfig) -> Path:
     if spec.init == "pretrained" and not any((directory / name).is_file() for name in WEIGHTS):
         raise ModelError(
             f"{directory} has no weights ({' or '.join(WEIGHTS[::2])}); for random ones: model.init=random"
+        )
+    if not any(path for pattern in VOCABULARY for path in directory.glob(pattern)):
+        raise ModelError(  # transformers makes one that knows no word, and says nothing
+            f"{directory} has no tokenizer ({', '.join(VOCABULARY)}); put the backbone's own beside its weights: "
+            "AutoTokenizer.from_pretrained(...).save_pretrained(DIR)"
         )
     return directory
 

@@ -43,9 +43,6 @@ def predict(folder: Path, root: str | None, output: Path, named: str | None) -> 
     Raises:
         HarnessError: no finished run with its adapter there, another backbone than then, no hidden rows.
     """
-    from harness.mixture import choose
-    from harness.tokens import Tokens
-
     stored, config = _stored(folder)
     spec = config.task if named is None else _task(named, config.task)
     root = root or config.data.root
@@ -54,6 +51,10 @@ def predict(folder: Path, root: str | None, output: Path, named: str | None) -> 
     specs = spec.parts or {spec.name: spec}
     hidden = {name: task.hidden(one, root) for name, one in specs.items()}
     where = device.resolve(config.device)
+    # Not before all that a user can get wrong was looked at: they bring torch along.
+    from harness.mixture import choose
+    from harness.tokens import Tokens
+
     model, tokenizer = _model(folder, stored, config)
     model, tokens, made = model.to(where), Tokens(tokenizer), list[Path]()
     output.mkdir(parents=True, exist_ok=True)

@@ -81,6 +81,10 @@ def read(folder: Path) -> Record | None:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
+    except NotADirectoryError as error:
+        raise RecordError(
+            f"results.root={folder.parent} is, or lies in, a file; give a folder, such as results/runs"
+        ) from error
     except (ValueError, OSError) as error:
         raise RecordError(f"{path} cannot be read ({error}); remove that folder and run again") from error
     return _checked(path, content)

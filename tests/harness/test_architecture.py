@@ -56,3 +56,35 @@ def test_what_a_library_says_is_one_line(tmp_path):
         assert "\n" not in str(refused.value) and str(refused.value).split(": ", 1)[1]
     with pytest.raises(ConfigError), architecture.loading(spec, tmp_path):
         raise ConfigError("ours passes as it is")
+
+
+def copied(folder, **files):
+    """The embedded DeBERTa with some files replaced (`None`: gone)."""
+    shutil.copytree(paths.embedded("embedded:backbones/deberta"), folder)
+    for name, content in files.items():
+        path = folder / name.replace("__", ".")
+        path.unlink() if content is None else path.write_bytes(content)
+    return compose.composed([f"model.path={folder}"])
+
+
+def test_weights_that_are_cut_off_are_one_message(tmp_path):
+    found = copied(tmp_path / "cut", model__safetensors=b"\x10\x00\x00\x00\x00\x00\x00\x00{")
+    with pytest.raises(ModelError, match="a file of it may be damaged: copy or fetch it again"):
+        model.load(found.model, tmp_path / "cut", task.empty(found.task), seed=0)
+
+
+def test_pickled_weights_that_are_none_are_one_message(tmp_path):
+    found = copied(tmp_path / "bin", model__safetensors=None, pytorch_model__bin=b"hello\n")
+    with pytest.raises(ModelError, match="a file of it may be damaged: copy or fetch it again"):
+        model.load(found.model, tmp_path / "bin", task.empty(found.task), seed=0)
+
+
+def test_a_backbone_without_its_tokenizer_is_refused(tmp_path):
+    for name in ("deberta", "roberta", "bart", "t5"):
+        folder = tmp_path / name
+        shutil.copytree(paths.embedded(f"embedded:backbones/{name}"), folder)
+        spec = compose.composed([f"model=demo_{name}", f"model.path={folder}"]).model
+        directory.locate(spec)
+        (folder / "tokenizer.json").unlink()
+        with pytest.raises(ModelError, match="has no tokenizer"):
+            directory.locate(spec)

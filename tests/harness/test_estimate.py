@@ -68,3 +68,10 @@ def test_a_mistake_is_one_message(capsys, monkeypatch):
         estimate.main()
     assert end.value.code == 2
     assert "Did you mean demo_deberta" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["demo_t5", "demo_bart"])
+def test_an_encoder_decoder_that_classifies(name):
+    """It looks for the text's last token by its value, and there are no values here."""
+    said = parts(f"model={name}", "method=lora")
+    assert said.peak and said.peak > said.weights > 0

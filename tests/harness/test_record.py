@@ -43,6 +43,13 @@ def test_what_is_wrong_is_said(tmp_path, changes, says):
         record.read(stored(tmp_path, **changes))
 
 
+def test_a_store_that_is_a_file_is_said(tmp_path):
+    (tmp_path / "store").write_text("")
+    for root in (tmp_path / "store", tmp_path / "store" / "below"):
+        with pytest.raises(RecordError, match="is, or lies in, a file; give a folder"):
+            record.read(root / "run")
+
+
 def test_the_store_names_what_it_cannot_read(tmp_path):
     stored(tmp_path / "good")
     stored(tmp_path / "newer", schema=7)
