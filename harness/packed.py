@@ -1,7 +1,13 @@
-"""bitsandbytes' quantised layers with what they lack (0.50): rows of any length, scales that follow a move.
+"""bitsandbytes' quantised layers with what they lack (0.50): rows of any length, scales that follow a move, biases that stay.
+
+Where a layer computes in another dtype than its bias has, theirs cast the bias in place: of a frozen float32 bias
+bfloat16's precision is left after the first step. Here the cast is a copy.
 
 On a CPU with AVX512 its kernel that decodes 4-bit weights takes the scales of other blocks, without a word, where rows
 are a multiple of 16 long and none of 64: 16, 48, 96, 800, ... As one long row every weight is decoded rightly.
+
+On a CPU with AVX512-BF16 theirs repacks every 4-bit weight at the first evaluation, after which gradients are wrong and
+saving anything changes the weights: here it does not.
 
 Left as it is: on a CPU an 8-bit layer rounds its inputs (LLM.int8) only where no gradient is wanted, so that a training
 computes with the weight's values and an evaluation with rounded activations too; on a GPU both do.
@@ -48,17 +54,21 @@ def values(layer: Any) -> Tensor:
 
 @cache
 def linear4bit() -> Any:
-    """bitsandbytes' layer in 4 bits, for rows of any length."""
+    """bitsandbytes' layer in 4 bits, for rows of any length, without its casts in place."""
     plain: Any = package().nn.Linear4bit
+    from bitsandbytes.nn.modules import fix_4bit_weight_quant_state_from_module
 
     class Linear4bit(plain):
         def forward(self, x: Tensor) -> Tensor:
-            if x.device.type != "cpu" or self.in_features % BLOCK == 0:
-                result: Tensor = super().forward(x)
-                return result
+            fix_4bit_weight_quant_state_from_module(self)  # a weight that was moved may have lost it
             kind = self.compute_dtype or x.dtype
             bias = None if self.bias is None else self.bias.to(kind)
-            return linear(x.to(kind), values(self).to(kind), bias).to(x.dtype)
+            if x.device.type == "cpu" and self.in_features % BLOCK:
+                return linear(x.to(kind), values(self).to(kind), bias).to(x.dtype)
+            made: Tensor = package().matmul_4bit(
+                x.to(kind), self.weight, bias=bias, quant_state=self.weight.quant_state
+            )
+            return made.to(x.dtype)
 
     return Linear4bit
 
@@ -69,6 +79,16 @@ def linear8bit() -> Any:
     plain: Any = package().nn.Linear8bitLt
 
     class Linear8bitLt(plain):
+        def forward(self, x: Tensor) -> Tensor:
+            self.state.is_training = self.training
+            if self.weight.CB is not None:
+                self.init_8bit_state()
+            bias = None if self.bias is None else self.bias.to(x.dtype)
+            made: Tensor = package().matmul(x, self.weight, bias=bias, state=self.state)
+            if self.state.CB is not None:
+                self.weight.data = self.state.CB
+            return made
+
         def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
             super()._apply(fn, recurse)
             for holder in (self.weight, self.state):

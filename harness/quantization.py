@@ -6,9 +6,8 @@ CPU, which gives the same codes as loading with transformers' `BitsAndBytesConfi
 checkpoint. Left as they are: the task head, output embeddings, and what transformers keeps in float32 (T5's `wo`, whose
 module would cast its input to the weight's integer dtype).
 
-Traps of bitsandbytes 0.50 are closed here and in `harness.packed`. On a CPU with AVX512-BF16 the first evaluation
-repacks every 4-bit weight, after which gradients are wrong and saving anything changes the weights: that path is
-switched off. And merging into a quantised weight rounds the result: `merged` dequantises first.
+Traps of bitsandbytes 0.50 are closed in `harness.packed`, and one here: merging into a quantised weight rounds the
+result, so `merged` dequantises first.
 """
 
 from __future__ import annotations
@@ -95,7 +94,6 @@ def _four_bit(layer: nn.Linear, settings: QuantizationConfig, compute: torch.dty
     weight = layer.weight.detach()
     made.weight = modules.Params4bit(weight, requires_grad=False, module=made, **kind).to(weight.device)
     made.bias = layer.bias
-    made.support_avx512bf16_for_cpu = False  # or the first evaluation would repack the weight, see above
     return made.train(layer.training)
 
 

@@ -43,3 +43,20 @@ def test_a_backbone_of_such_rows():
     with torch.no_grad():
         logits = made(**words).logits
         assert_close(quantization.dequantize(made)(**words).logits, logits)
+
+
+@pytest.mark.parametrize("name", ["nf4_dq", "int8"])
+@pytest.mark.parametrize("mode", [True, False], ids=["train", "eval"])
+def test_a_frozen_bias_is_not_cast_in_place(name, mode):
+    """A float32 bias that is added in bfloat16 keeps its bits; bitsandbytes' own layer computes the same and changes it."""
+    torch.manual_seed(0)
+    layer, found = torch.nn.Linear(64, 32), settings(name)
+    layer.bias.requires_grad_(False)
+    four, eight = quantization._four_bit, quantization._eight_bit
+    made = eight(layer, found) if name == "int8" else four(layer, found, torch.bfloat16)
+    theirs = copy.deepcopy(made).train(mode)
+    theirs.__class__, theirs.support_avx512bf16_for_cpu = type(made).__base__, False  # or it would repack its weight
+    bits, states = layer.bias.detach().clone(), torch.randn(3, 64).bfloat16().requires_grad_(mode)
+    outputs = made.train(mode)(states)
+    assert made.bias is layer.bias and made.bias.dtype is torch.float32 and torch.equal(made.bias, bits)
+    assert torch.equal(outputs, theirs(states)) and theirs.bias.dtype is torch.bfloat16

@@ -247,7 +247,7 @@ def test_the_trap_is_there_without_the_fix(monkeypatch):
     tuned = lora(quantized("t5", "nf4"), "t5")
     for module in tuned.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
-            module.support_avx512bf16_for_cpu = True
+            module.__class__ = bitsandbytes.nn.Linear4bit
     before = gradients(tuned, "t5")
     logits(tuned, "t5")
     after = gradients(tuned, "t5")
