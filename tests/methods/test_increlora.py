@@ -19,7 +19,7 @@ from toys import Chain, OldAdamW, data, linear_rate, train
 from harness.optimizer import FormerAdamW, set_rates
 from methods import hooks
 from methods.reparameterized import growing, increlora
-from methods.reparameterized.growing import farthest, memory_of
+from methods.reparameterized.growing import farthest, memory_of, plan_of
 from methods.reparameterized.increlora import IncreLoRAConfig
 from methods.reparameterized.svd_form import smooth_
 
@@ -539,6 +539,40 @@ def test_bad_settings(fields, words):
         attach(SHAPES, **fields)
 
 
+def test_it_starts_as_the_backbone_and_takes_no_scores_before_it_trains():
+    model, tuner, _ = attach(SHAPES)
+    inputs, _ = data(8, 5, 4)
+    assert torch.equal(model(inputs), Chain(SHAPES).double()(inputs))
+    assert not any(form.E[0].any() or form.observing for form in tuner.forms())
+    assert all(form.A[0].any() and form.B[0].any() for form in tuner.forms())
+
+
+def test_growths_that_are_not_given_are_spread_over_their_share_of_the_steps():
+    """1,010 steps: one every 25 from step 50 on, 15 of them up to step 404; 30 layers' growths go two at a time."""
+    plan = plan_of(IncreLoRAConfig(target_rank=2), 30, 24, 1010)
+    assert (plan.warmup, plan.interval, plan.first, plan.modules) == (25, 25, 50, 2)
+    assert plan_of(IncreLoRAConfig(target_rank=2), 31, 24, 1010).modules == 3
+
+
+def test_nothing_to_grow_needs_no_time(recwarn):
+    _, tuner, _ = attach(SHAPES, init_rank=2, interval_steps=10)
+    tuner.on_train_begin(5)
+    assert tuner.will_move(5) is None and not recwarn.list
+    assert not any(form.observing for form in tuner.forms())
+
+
+@pytest.mark.parametrize("advance", [True, False])
+def test_a_beginner_takes_the_blocks_of_a_later_moment(advance):
+    """As a run that goes on from its checkpoint: the shapes and what of them trains are those of the moment."""
+    later, grown, _ = grow(target_rank=4, add_rank=1, total=9, advance_learning=advance)
+    state = copy.deepcopy(grown.training_state())
+    early, tuner, _ = attach(SHAPES, target_rank=4, add_rank=1, advance_learning=advance)
+    tuner.on_train_begin(24)
+    tuner.load_training_state(state)
+    told = [{name: (p.shape, p.requires_grad) for name, p in model.named_parameters()} for model in (early, later)]
+    assert told[0] == told[1] and max(grown.ranks().values()) > 2
+
+
 def test_bad_schedules():
     _, tuner, _ = attach(SHAPES, interval_steps=10, modules_per_growth=1)
     with pytest.raises(ValueError, match="grows in steps 20 to 50 to reach 8 triplets, and there are 20 steps"):
@@ -666,5 +700,9 @@ def test_the_worst_that_growing_can_come_to():
     lengths = [12, 12, 12, 11]  # in + out + 1; 8 triplets are missing: 3 layers grow by 2, then 2 do
     assert (tuner.overshoot(), tuner.room()) == (2, (1, 5))
     assert tuner.planned_params() == (3 * sum(lengths), sum(lengths) + 10 * 12)
+    _, tuner, _ = attach(
+        SHAPES, target_rank=3, add_rank=2
+    )  # 1 to 4 layers at a time: one grows 4 times, three go beyond
+    assert (tuner.overshoot(), tuner.room()) == (2, (1, 9))
     with pytest.raises(ValueError, match="total_target_rank=3 is below the 4 triplets that 4 layers have at the start"):
         attach(SHAPES, total_target_rank=3)
