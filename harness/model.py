@@ -178,6 +178,7 @@ def method_config(method: dict[str, Any], spec: ModelConfig, task_kind: str, mod
         config = kind(task_type=kind_of_task, modules_to_save=present or None, **arguments)  # type: ignore[call-arg]
     except (TypeError, ValueError) as error:
         raise ConfigError(f"method {method['name']}: {error}") from error
+    targets.check_silent(config, model)
     for rank in method.get("ranks", ()):
         targets.check_rank(rank, getattr(config, rank), config, model)
     return config

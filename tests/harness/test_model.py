@@ -1,11 +1,13 @@
 """A method on a backbone: where its parameters start."""
 
+import contextlib
+
 import peft
 import pytest
 import torch
 from test_quantization import build
 
-from harness import model
+from harness import model, targets
 from harness.errors import ConfigError
 
 
@@ -24,3 +26,37 @@ def test_a_start_that_peft_does_not_offer():
     assert ours.keys() - same == {name for name in ours if "lora_A" in name}
     with pytest.raises(ConfigError, match=r"init_normal.lora_Q: no trained parameter has 'lora_Q' in its name"):
         attached(init_normal={"lora_Q": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "says"),
+    [
+        (peft.LoraConfig, {"init_lora_weights": "eva"}, "it would be plain LoRA under that name"),
+        (peft.LoraConfig, {"layers_to_transform": [0, 99]}, "there is no layer 99; this backbone has layers 0 to"),
+        (peft.LoraConfig, {"layers_to_transform": 99}, "there is no layer 99"),
+        (peft.IA3Config, {"feedforward_modules": ["foo"]}, "matches nothing; the linear layers are called dense, key"),
+        (peft.IA3Config, {"feedforward_modules": r".*\.foo"}, "matches nothing"),
+    ],
+)
+def test_what_peft_leaves_out_in_silence_is_refused(kind, words, says):
+    with pytest.warns() if "eva" in words.values() else contextlib.nullcontext():
+        config = kind(**words)
+    with pytest.raises(ConfigError, match=says):
+        targets.check_silent(config, build("roberta"))
+
+
+def test_what_peft_does_is_left_alone():
+    body = build("roberta")
+    for config in (
+        peft.LoraConfig(layers_to_transform=[0, 1], init_lora_weights="pissa"),
+        peft.LoraConfig(init_lora_weights=False),
+        peft.IA3Config(feedforward_modules=r".*\.output\.dense"),
+        peft.IA3Config(feedforward_modules=["output.dense"]),
+        peft.PromptTuningConfig(),
+    ):
+        targets.check_silent(config, body)
+
+
+def test_the_head_is_not_named_twice():
+    with pytest.raises(ConfigError, match=r"model\.head_modules names what belongs to it"):
+        targets.check_kinds(peft.LoraConfig, {"modules_to_save": ["classifier"]})
