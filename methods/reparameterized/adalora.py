@@ -18,9 +18,10 @@ the code is the default and the paper an option, or said here:
 - kept are scores strictly above the threshold: of tied triplets at the threshold all go;
 - at t = T - t_f a mask is due only where the interval divides t; from then on at every step, with frozen scores.
 
-Ours differs on purpose in three points. The penalty is no part of an evaluation loss. A target equal to the initial
-rank, where the code raises, means no pruning at all: the paper's "SVD-LoRA". And layers of equal shape are computed
-together, so penalty and allocation take as many operations for twelve layers as for two.
+Ours differs on purpose in four points. The penalty is no part of an evaluation loss. With gradient accumulation it counts
+once an update; the authors' BART script, which ran without, would count it once a micro-batch. A target equal to the
+initial rank, where the code raises, means no pruning at all: the paper's "SVD-LoRA". And layers of equal shape are
+computed together, so penalty and allocation take as many operations for twelve layers as for two.
 
 peft has an AdaLoRA of its own under the type ADALORA (`method=adalora_peft`); this one's type is ADALORA_SVD.
 """
