@@ -52,6 +52,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "results.checkpoint_seconds": (0, 1e9),
 }
 BELOW = ("train.adam_beta1", "train.adam_beta2", "train.label_smoothing")  # the largest value itself is too large
+# The smallest value itself is too small: what it would do, and what to say instead.
+ABOVE = {"train.clip_norm": "would clip every gradient to nothing, and nothing would train; null switches clipping off"}
 PATTERNS = ("target_modules", "exclude_modules")  # of a method: a text is a regular expression of module names
 KEYED = ("rank_pattern", "alpha_pattern")  # their keys are
 
@@ -85,6 +87,8 @@ def _within(key: str, value: float) -> None:
     lowest, highest = BOUNDS[key]
     if not value >= lowest:  # NaN too
         raise ConfigError(f"{key}={value} is below {_said(lowest)}, the smallest value allowed")
+    if value == lowest and key in ABOVE:
+        raise ConfigError(f"{key}={value} {ABOVE[key]}")
     if value > highest:
         raise ConfigError(f"{key}={value} is above {_said(highest)}, the largest value allowed")
     if value == highest and key in BELOW:

@@ -27,6 +27,9 @@ def of(config: RunConfig, task: Task, device: str) -> list[str]:
         told.append(pack.REMARK)
     if config.train.optimizer == "paged_adamw" and device != "cuda":
         told.append("train.optimizer=paged_adamw: nothing to page out of without a GPU; this is plain AdamW")
+    parts = config.task.parts.values() or [config.task]
+    if config.train.label_smoothing and any(part.kind == "regression" for part in parts):
+        told.append("train.label_smoothing has no effect on a regression: it is of classes")
     return told
 
 

@@ -101,6 +101,7 @@ def test_every_recipe_row_sets_keys_that_exist():
         (["task=demo/summarization", "model=demo_roberta"], "text to text"),
         (["method.name=null"], "method.name is missing"),
         (["train.compile=true", "train.cuda_graphs=true"], "leave train.compile=true out"),
+        (["train.clip_norm=0"], "null switches clipping off"),
         (["table"], "a command of its own: python -m harness.table"),
         (["method=LoRA"], "Did you mean lora"),
         (["lr=1e-3"], "Did you mean train.learning_rate"),
