@@ -65,9 +65,8 @@ def linear4bit() -> Any:
             bias = None if self.bias is None else self.bias.to(kind)
             if x.device.type == "cpu" and self.in_features % BLOCK:
                 return linear(x.to(kind), values(self).to(kind), bias).to(x.dtype)
-            made: Tensor = package().matmul_4bit(
-                x.to(kind), self.weight, bias=bias, quant_state=self.weight.quant_state
-            )
+            state, turned = self.weight.quant_state, self.weight.t()  # as every version takes it; 0.50 either way
+            made: Tensor = package().matmul_4bit(x.to(kind), turned, bias=bias, quant_state=state)
             return made.to(x.dtype)
 
     return Linear4bit
