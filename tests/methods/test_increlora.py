@@ -524,6 +524,19 @@ def test_rates_of_what_grows():
             assert rate == (linear_rate(0.05, step - 5, 4, 15) if own else 0.05)
 
 
+def test_what_grows_has_the_rate_and_the_decay_of_what_was_there():
+    """Also where these are not the optimizer's defaults; of a layer that took no part yet the score is 0."""
+    _, tuner, optimizer = attach(SHAPES, interval_steps=2, modules_per_growth=1)
+    optimizer.param_groups[0] |= {"lr": 0.3, "weight_decay": 0.5}
+    tuner.on_train_begin(20)
+    for step in range(5):
+        for form, score in zip(tuner.forms(), (None, 1.0 + step, None, 0.5), strict=True):
+            form.score = None if score is None else torch.tensor(score, dtype=torch.float64)
+        tuner.on_pre_optimizer_step(step, optimizer)
+    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups[1:]] == [(0.3, 0.5)] * 2
+    assert list(tuner.ranks().values()) == [1, 2, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
@@ -578,6 +591,9 @@ def test_bad_schedules():
     with pytest.raises(ValueError, match="grows in steps 20 to 50 to reach 8 triplets, and there are 20 steps"):
         tuner.on_train_begin(20)
     with pytest.warns(UserWarning, match="there are 30 steps"):
+        tuner.on_train_begin(30)
+    _, tuner, _ = attach(SHAPES, target_rank=3, add_rank=3, interval_steps=10, modules_per_growth=1)
+    with pytest.warns(UserWarning, match="grows in steps 20 to 40 to reach 12 triplets"):  # 8 are missing: thrice 3
         tuner.on_train_begin(30)
 
 
