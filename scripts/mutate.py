@@ -29,13 +29,13 @@ ROOT = Path(__file__).resolve().parents[1]
 ADALORA = ("tests/methods/test_adalora.py",)
 INCRELORA = ("tests/methods/test_increlora.py",)
 PROPETL = ("tests/methods/test_propetl.py", "tests/methods/test_propetl_training.py")
-CODES = ("tests/harness/test_codes.py", "tests/harness/test_quantization.py")
+CODES = ("tests/harness/test_codes.py", "tests/harness/test_quantization.py", "tests/harness/test_packed.py")
 MODULES = {
     "methods.reparameterized.adalora": ADALORA, "methods.reparameterized.allocator": ADALORA,
     "methods.reparameterized.svd_form": (*ADALORA, *INCRELORA), "methods.reparameterized.growing": INCRELORA,
     "methods.reparameterized.increlora": INCRELORA, "methods.hybrid.masks": PROPETL, "methods.hybrid.propetl": PROPETL,
     "methods.hybrid.propetl_lora": PROPETL, "methods.hybrid.propetl_prefix": PROPETL, "methods.hybrid.prototype": PROPETL,
-    "harness.codes": CODES, "harness.quantization": CODES,
+    "harness.codes": CODES, "harness.packed": CODES, "harness.quantization": CODES,
 }  # fmt: skip
 SECONDS = 90  # a mutant that takes longer hangs, and that is noticed
 OPERATORS: dict[type[ast.AST], type[ast.AST]] = {
