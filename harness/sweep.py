@@ -104,7 +104,10 @@ class AllCombinations(Sweeper):
         """The overrides of every run: each of the request's rows with each combination of the arguments."""
         parser = OverridesParser.create(config_loader=self.context.config_loader)
         batches = BasicSweeper.split_arguments(parser.parse_overrides(arguments), None)
-        return [[*row, *job] for row in request.rows for batch in batches for job in batch]
+        jobs = [job for batch in batches for job in batch]
+        if not jobs:
+            raise ConfigError("no run is left: one of the words holds no value; of range(FIRST,END) END is not a part")
+        return [[*row, *job] for row in request.rows for job in jobs]
 
     def look(self, jobs: list[list[str]], launcher: Any) -> Found:
         """Every wanted run and what became of it."""

@@ -162,6 +162,13 @@ def test_a_whole_number_with_a_point_is_the_same_run():
         model.method_config(composed("method.r=4.5").method, composed().model, "classification", None)
 
 
+def test_a_sweep_of_nothing_is_a_mistake():
+    words = [sys.executable, "-m", "harness", "-m", "seed=range(0,0)"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: no run is left: one of the words holds no value")
+
+
 def test_what_options_share_is_no_option():
     for word in ("task=_glue", "model=_t5"):
         with pytest.raises(ConfigError, match=f"{word.split('=')[0]}=_... is what several options share"):
