@@ -109,9 +109,13 @@ class Checkpoints:
             return False
         return time.monotonic() - self._since >= self.every_seconds or (last and self.newest is not None)
 
-    def save(self, state: dict[str, Any]) -> None:
-        """Write a checkpoint; `state["step"]` names it. A store that cannot take it costs no run: it is said, and goes on."""
-        if self.folder is None:
+    def save(self, state: dict[str, Any], *, write: bool = True) -> None:
+        """Write a checkpoint; `state["step"]` names it. A store that cannot take it costs no run: it is said, and goes on.
+
+        Of several processes one has to `write`: their clocks and generators differ, and so would the two files.
+        """
+        self._since = time.monotonic()
+        if self.folder is None or not write:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -86,7 +86,7 @@ class Loop:
                 if self.group.signal is not None:
                     self.stop(step + 1, adamw)
                 if self.checkpoints.due(last=step + 1 == self.total):
-                    self.checkpoints.save(self.state(step + 1, adamw))
+                    self.checkpoints.save(self.state(step + 1, adamw), write=self.group.leads)
                     self.monitor.resume_clock()
 
     def evaluate(self, step: int, stage: Stage, adamw: Optimizer) -> None:
@@ -123,7 +123,7 @@ class Loop:
 
     def stop(self, step: int, adamw: Optimizer) -> NoReturn:
         """A signal asks to end here: a checkpoint first. Raises Stopped."""
-        self.checkpoints.save(self.state(step, adamw))
+        self.checkpoints.save(self.state(step, adamw), write=self.group.leads)
         where = f"after update {step} of {self.total}; the same command goes on from there"
         raise Stopped(self.group.signal or self.interrupt.number or signal.SIGTERM, where)
 

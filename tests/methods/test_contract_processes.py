@@ -124,11 +124,13 @@ def test_a_signal_to_one_stops_all_after_the_same_update_and_one_process_goes_on
     def work(group):
         with group.interrupt:
             model = spoiled(9, lambda: os.kill(os.getpid(), signal.SIGUSR2), group.rank == 1)
-            return trained(LORA, group, checkpoints=Checkpoints(tmp_path / "kept", "key", None), model=model)
+            own = Checkpoints(tmp_path / ("kept" if group.leads else "follower"), "key", None)
+            return trained(LORA, group, checkpoints=own, model=model)
 
     for answer in together(work, tmp_path):
         assert (answer["raised"], answer["state"]) == ("Stopped", "TIMEOUT")
         assert "after update 5 of 12" in answer["said"]
+    assert not (tmp_path / "follower").exists(), "two that write one file garble it"
     again = trained(LORA, checkpoints=Checkpoints(tmp_path / "kept", "key", None))
     assert again["resumed"] == 5 and again["losses"] == pytest.approx(expected["losses"], abs=1e-5)
 
