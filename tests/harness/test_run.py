@@ -119,7 +119,8 @@ def interrupted(root: Path, step: int, number: signal.Signals) -> int:
     words = ["harness", f"results.root={root}", "results.checkpoint_seconds=0", *SHORT]
     program = (
         "import os, sys\nfrom harness.checkpoint import Checkpoints\nsave = Checkpoints.save\n"
-        f"def deadly(self, state):\n    save(self, state)\n    state['step'] == {step} and os.kill(os.getpid(), {int(number)})\n"
+        "def deadly(self, state, **more):\n    save(self, state, **more)\n"
+        f"    state['step'] == {step} and os.kill(os.getpid(), {int(number)})\n"
         f"Checkpoints.save = deadly\nsys.argv = {words!r}\nfrom harness.__main__ import main\nmain()"
     )
     return subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=ENV, capture_output=True).returncode
