@@ -60,3 +60,14 @@ def test_a_frozen_bias_is_not_cast_in_place(name, mode):
     outputs = made.train(mode)(states)
     assert made.bias is layer.bias and made.bias.dtype is torch.float32 and torch.equal(made.bias, bits)
     assert torch.equal(outputs, theirs(states)) and theirs.bias.dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("columns", [48, 64])
+def test_a_layer_computes_in_the_dtype_that_was_asked_for(columns):
+    """Whatever its input has, which is what its output has."""
+    torch.manual_seed(0)
+    layer, states = torch.nn.Linear(columns, 32), torch.randn(3, columns)
+    for kind in (torch.bfloat16, torch.float32):
+        outputs = quantization._four_bit(copy.deepcopy(layer), settings("nf4"), kind)(states)
+        assert outputs.dtype is torch.float32
+        assert torch.equal(outputs.bfloat16().float(), outputs) == (kind is torch.bfloat16)
