@@ -114,14 +114,12 @@ class Checkpoints:
 
         Of several processes one has to `write`: their clocks and generators differ, and so would the two files.
         """
-        self._since = time.monotonic()
-        if self.folder is None or not write:
-            return
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._write(self.folder, {**state, **{name: part.state() for name, part in self._beside.items()}})
-        except OSError as error:
-            print(f"no checkpoint of update {state['step']}: {error}", file=sys.stderr, flush=True)
+        if self.folder is not None and write:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._write(self.folder, {**state, **{name: part.state() for name, part in self._beside.items()}})
+            except OSError as error:
+                print(f"no checkpoint of update {state['step']}: {error}", file=sys.stderr, flush=True)
         self._since = time.monotonic()
 
     def _write(self, folder: Path, state: dict[str, Any]) -> None:

@@ -167,12 +167,17 @@ def test_temperature_counts_and_a_single_task_says_nothing_of_several():
     assert "hub" not in kept["parts"]["propetl/rte"] and "prompt" in kept["parts"]["propetl/rte"]
 
 
-def test_a_run_of_several_tasks_with_a_head_each(tmp_path):
+def of_two_tasks(tmp_path):
+    """A run of RTE and STS-B, a head each."""
     root = written(tmp_path / "data", "RTE", RTE)
     written(tmp_path / "data", "STS-B", STSB)
     config = composed("task=multi", "task.tasks=[glue/rte,glue/stsb]", "model=demo_deberta", f"data.root={root}",
                       f"results.root={tmp_path / 'runs'}", *TINY)  # fmt: skip
-    plan = run.plan(config)
+    return run.plan(config)
+
+
+def test_a_run_of_several_tasks_with_a_head_each(tmp_path):
+    plan = of_two_tasks(tmp_path)
     width = json.loads((plan.directory / "config.json").read_text())["hidden_size"]
     made = run.run(plan)
     said = progress.line(replace(made, remarks=[f"subset: {task}: {n} rows left out" for task in ("glue/rte", "glue/stsb")
@@ -250,11 +255,7 @@ def test_training_looks_at_some_rows_and_the_end_at_all(tmp_path):
 
 def test_preflight_asks_each_of_several_tasks(tmp_path):
     """The second one's rows are spoilt; and its head, which the first one's rows never reach, is no dead parameter."""
-    root = written(tmp_path / "data", "RTE", RTE)
-    written(tmp_path / "data", "STS-B", STSB)
-    config = composed("task=multi", "task.tasks=[glue/rte,glue/stsb]", "model=demo_deberta", f"data.root={root}",
-                      f"results.root={tmp_path / 'runs'}", *TINY)  # fmt: skip
-    plan = run.plan(config)
+    plan = of_two_tasks(tmp_path)
     plan.task.parts["glue/stsb"].splits["validation"].target[0] = float("nan")
     with pytest.raises(ConfigError, match=r"preflight, labels: glue/stsb: validation has a target that is no finite"):
         run.run(plan)
