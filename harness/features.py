@@ -2,9 +2,10 @@
 
 It runs without dropout then (a feature that is kept cannot be drawn anew), so this is another stochastic process than
 training with it, and part of a run's identity: `train.cache_features`. Of a method that trains the head alone one vector a
-text is kept; a vector a token of one that trains the top layers (`+method.layers_to_transform=[10,11]` of LoRA,
-`method.skip_layers=[0,1]` of adapters). A text's features depend, by rounding, on the texts that it was first computed with:
-a run that goes on from a checkpoint keeps them anew, and its record says so.
+text is kept; a vector a token of one that trains the top layers (`+method.layers_to_transform=[10,11]` of LoRA, which peft
+takes beside a list of `method.target_modules` alone; `method.skip_layers=[0,1]` of adapters). A text's features depend, by
+rounding, on the texts that it was first computed with: a run that goes on from a checkpoint keeps them anew, and its record
+says so.
 """
 
 from __future__ import annotations
@@ -50,10 +51,11 @@ def keep(model: nn.Module, rows: int = 0, tokens: int = 0) -> None:
     if first == 0:
         trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         below = [name for name in trained if ".modules_to_save." not in name] or trained
+        linears = "query_proj,value_proj" if kind == "deberta-v2" else "query,value"  # peft wants a list beside layers
         raise ConfigError(
             "train.cache_features=true: the method trains from the backbone's first layer on, so nothing lies below that "
-            f"could be kept (it trains {below[0]}, ...); train the head alone (method=head) or the top layers (LoRA: "
-            f"+method.layers_to_transform=[{len(layers) - 1}], adapters: method.skip_layers=[0])"
+            f"could be kept (it trains {below[0]}, ...); train the head alone (method=head) or the top layers (adapters: "
+            f"method.skip_layers=[0], LoRA: method.target_modules=[{linears}] +method.layers_to_transform=[{len(layers) - 1}])"
         )
     if first == 1 and getattr(body.encoder, "conv", None) is not None:
         raise ConfigError(

@@ -99,6 +99,15 @@ def test_what_cannot_be_fed_with_kept_features_is_refused(words, said, tmp_path)
     assert "train.cache_features=true" in str(found.value)
 
 
+@pytest.mark.parametrize("model", ["demo_deberta", "demo_roberta"])
+def test_what_the_refusal_of_lora_proposes_is_accepted(model, tmp_path):
+    words = [f"model={model}", "method=lora", KEPT, "preflight.enabled=false", "train.max_steps=1"]
+    with pytest.raises(ConfigError) as found:
+        run.run(plan(tmp_path, *words))
+    proposed = str(found.value).rpartition("LoRA: ")[2].rstrip(")").split()
+    assert len(proposed) == 2 and run.run(plan(tmp_path, *words, *proposed)).state == "DONE"
+
+
 def test_a_method_that_reads_frozen_layers_from_the_side_is_refused():
     from harness import features
 
