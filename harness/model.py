@@ -77,7 +77,10 @@ def load(
         )
     model.to(dtype=_dtype(spec.dtype))  # type: ignore[call-arg]
     if spec.attention != "transformers":
-        attention.lean(model, fused=spec.attention == "fused")
+        try:
+            attention.lean(model, fused=spec.attention == "fused")
+        except ValueError as error:
+            raise ModelError(f"model.attention={spec.attention}: {error}") from None
     if quantization is not None:
         quantize(model, quantization, head=spec.head_modules, precision=precision)
     return model, tokenizer

@@ -59,7 +59,7 @@ class ModelConfig:
     is refused. (A record names the weights by content in any case: other weights are another run.)
 
     `attention` is `transformers` (its own choice), or for DeBERTa `lean` (equal to rounding, faster) and `fused`
-    (likewise, for CUDA): see `methods/disentangled.py`.
+    (likewise, by Triton kernels on a GPU): see `methods/disentangled.py`.
     """
 
     name: str

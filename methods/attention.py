@@ -15,6 +15,7 @@ it does without a prefix where `lean` asks for it.
 from __future__ import annotations
 
 import copy
+import importlib.util
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -86,7 +87,10 @@ def lean(model: nn.Module, *, fused: bool = False) -> int:
     """Exchange every disentangled attention of DeBERTaV2 for the lean one (`methods.disentangled`), in place.
 
     Returns how many there were; other families have none. Weights, names and outputs stay (outputs to rounding).
+    Raises ValueError for `fused` where there is a GPU and no triton, in which its kernels are written.
     """
+    if fused and torch.cuda.is_available() and importlib.util.find_spec("triton") is None:
+        raise ValueError("fused attention on a GPU needs triton (pip install triton); lean attention does not")
     found = [module for module in model.modules() if isinstance(module, DisentangledSelfAttention)]
     for attention in found:
         attention.__class__ = LeanDisentangled

@@ -39,19 +39,36 @@ def positions(length: int, buckets: int, reach: int, span: int, device: torch.de
 
 
 @lru_cache(maxsize=256)
-def distances(length: int, buckets: int, reach: int, span: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
+def falling(length: int, buckets: int, reach: int, span: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
     """The rows of the position table that a text of `length` tokens uses; arguments as of `positions`.
 
     Returns:
-        rows (rows in use,), and where distances share rows the place among them of every pair (length, length) of query
-        and key; without sharing, rows stand in order of falling distance, length - 1 first, and the places are None.
+        rows (rows in use,), and where distances share rows the place among them of every distance from length - 1 down
+        (2 length - 1,); without sharing, rows stand in that order, and the places are None.
     """
     table = positions(length, buckets, reach, span, "cpu")  # a GPU would be waited for, meta has no values
     rows, place = torch.unique_consecutive(table, return_inverse=True)
-    if len(rows) == len(table):
-        return table.to(device), None
+    return (table.to(device), None) if len(rows) == len(table) else (rows.to(device), place.to(device))
+
+
+@lru_cache(maxsize=256)
+def distances(length: int, buckets: int, reach: int, span: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """As `falling`, but with the place of every pair (length, length) of query and key."""
+    rows, place = falling(length, buckets, reach, span, torch.device("cpu"))
+    if place is None:
+        return rows.to(device), None
     ids = torch.arange(length, device="cpu")
     return rows.to(device), place[length - 1 - ids[:, None] + ids[None, :]].to(device)
+
+
+def may_share(length: int, buckets: int, reach: int, span: int) -> bool:
+    """Whether distances of a text could share a row: by its length alone, for a compiled program."""
+    return length > (buckets // 2 + 1 if buckets > 0 and reach > 0 else span)
+
+
+def by_kernel(query: Tensor) -> bool:
+    """Whether fused attention is the kernel's here."""
+    return query.is_cuda and not torch.compiler.is_compiling()
 
 
 def float32(number: float) -> float:
@@ -70,9 +87,10 @@ def skew(products: Tensor) -> Tensor:
 class LeanDisentangled(DisentangledSelfAttention):
     """Takes the place of an existing module's class; it has no parameters of its own.
 
-    `fused=True` hands softmax, dropout and the product with values to torch's scaled_dot_product_attention with the
-    positions as its bias: for CUDA, off by default, its speed not measured on a GPU. States of padding, which nothing
-    reads, get other gradients there.
+    `fused=True` is for CUDA, off by default, its speed not measured on a GPU: scores, softmax, dropout and the product
+    with values in one kernel (`methods.disentangled_kernel`). On a CPU, and in a compiled program, torch's
+    scaled_dot_product_attention takes its place, with the positions as its bias; there states of padding, which
+    nothing reads, get other gradients.
     """
 
     fused = False
@@ -100,9 +118,13 @@ class LeanDisentangled(DisentangledSelfAttention):
         terms = 1 + ("c2p" in self.pos_att_type) + ("p2c" in self.pos_att_type)
         scale = float32(math.sqrt(query.shape[-1] * terms))  # as precise as the original
         query = query / scale
-        bias = self._positions(query, key, rel_embeddings, scale) if self.relative_attention else None
         mask = attention_mask.bool().transpose(0, 1)  # heads before the batch, here too
-        if prefixes := self.__dict__.get(SLOT):
+        prefixes = self.__dict__.get(SLOT)
+        if self.fused and not output_attentions and by_kernel(query):
+            context = self._kernel(query, key, value, mask, rel_embeddings, scale, prefixes)
+            return context.permute(1, 2, 0, 3).flatten(2), None
+        bias = self._positions(query, key, rel_embeddings, scale) if self.relative_attention else None
+        if prefixes:
             key, value, bias, mask = self._widened(prefixes, key, value, bias, mask)
         if self.fused and not output_attentions:
             context = self._fused(query, key, value, bias, mask)
@@ -119,18 +141,14 @@ class LeanDisentangled(DisentangledSelfAttention):
 
     def _positions(self, query: Tensor, key: Tensor, embeddings: Tensor | None, scale: float) -> Tensor | None:
         """Content to position and position to content: (heads, batch, tokens, tokens). `query` is scaled already."""
-        if embeddings is None:
-            raise ValueError("this attention is relative and got no rel_embeddings")
-        asked = query.shape[2], self.position_buckets, self.max_relative_positions, self.pos_ebd_size, query.device
-        if torch.compiler.is_compiling():  # how many rows are shared depends on values, which would end a program
-            # Dropout first, of the whole table: distances that share a row must lose the same of it.
-            used, place = self.pos_dropout(embeddings)[positions(*asked)][None], None
-        else:
+        asked = self._asked(query)
+        if not torch.compiler.is_compiling():
             rows, place = distances(*asked)
-            used = self.pos_dropout(embeddings[rows])[None]
-        # The original projects queries first; the order of the calls is what stochastic adapters see.
-        to_content = self._projected(used, "query") / scale if "p2c" in self.pos_att_type else None
-        to_position = self._projected(used, "key") if "c2p" in self.pos_att_type else None
+            to_position, to_content = self._tables(embeddings, scale, rows)
+        else:  # how many rows are shared depends on values, which would end a program: the whole table, where any could be
+            every, place = positions(*asked), None
+            shared = may_share(*asked[:4])
+            to_position, to_content = self._tables(embeddings, scale, *((None, every) if shared else (every,)))
         score = None
         if to_position is not None:
             score = self._spread(query, to_position, place)
@@ -139,6 +157,47 @@ class LeanDisentangled(DisentangledSelfAttention):
             turned = self._spread(key, sideways, None if place is None else place.t()).transpose(-1, -2)
             score = turned if score is None else score + turned
         return score
+
+    def _kernel(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, embeddings: Tensor | None, scale: float,
+        prefixes: list | None,
+    ) -> Tensor:  # fmt: skip
+        """Contexts (heads, batch, tokens, head width) by the kernel. `query` is scaled already."""
+        from methods.disentangled_kernel import attend  # it needs triton
+
+        to_position = to_content = None
+        if self.relative_attention:
+            to_position, to_content = self._tables(embeddings, scale, *falling(*self._asked(query)))
+        if prefixes:
+            key, value, _, mask = self._widened(prefixes, key, value, None, mask)
+        rising = None if to_content is None else to_content.flip(1)
+        return attend(query, key, value, to_position, rising, mask, self.dropout.p if self.training else 0.0)
+
+    def _asked(self, query: Tensor) -> tuple[int, int, int, int, torch.device]:
+        """What `positions` and its like need to know."""
+        return query.shape[2], self.position_buckets, self.max_relative_positions, self.pos_ebd_size, query.device
+
+    def _tables(
+        self, embeddings: Tensor | None, scale: float, rows: Tensor | None, order: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Positions as keys (for queries) and, scaled, as queries (for keys), where the model has them.
+
+        Args:
+            rows: of the table, those in use; None: all. A row is projected once, so that what dropout takes of it,
+                an adapter's on the projections too, is the same wherever it stands.
+            order: places among them, for a row each; None: as they are.
+
+        Returns (heads, rows, head width) twice.
+        """
+        if embeddings is None:
+            raise ValueError("this attention is relative and got no rel_embeddings")
+        used = self.pos_dropout(embeddings if rows is None else embeddings[rows])[None]
+        # The original projects queries first; the order of the calls is what stochastic adapters see.
+        to_content = self._projected(used, "query") / scale if "p2c" in self.pos_att_type else None
+        to_position = self._projected(used, "key") if "c2p" in self.pos_att_type else None
+        if order is None:
+            return to_position, to_content
+        return tuple(None if one is None else one[:, order] for one in (to_position, to_content))  # type: ignore[return-value]
 
     def _projected(self, used: Tensor, kind: str) -> Tensor:
         """(1, rows, width) -> (heads, rows, head width), by the content's projection or the positions' own."""

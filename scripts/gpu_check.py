@@ -38,7 +38,7 @@ def configured(*words: str) -> Any:
 
 
 def parity() -> str:
-    """Logits and gradients of lean and fused attention against transformers' own, float32 without TF32."""
+    """Logits and gradients of lean and fused attention (our kernels) against transformers' own, float32 without TF32."""
     from short_run import build
 
     torch.backends.cuda.matmul.allow_tf32 = False

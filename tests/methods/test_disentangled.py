@@ -1,63 +1,12 @@
 """Lean attention against transformers' own: outputs and every gradient, wherever the two could part."""
 
-import copy
-
 import peft
 import pytest
 import torch
-import transformers as tf
+from lean import VARIANTS, batch, outcome, pair
 from torch.testing import assert_close
 
 from methods import attention, disentangled
-
-BASE = dict(
-    vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
-    max_position_embeddings=64, relative_attention=True, position_buckets=8, norm_rel_ebd="layer_norm",
-    share_att_key=True, type_vocab_size=0, pos_att_type=["p2c", "c2p"], position_biased_input=False,
-    hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=0.3,
-)  # fmt: skip
-VARIANTS = {
-    "deberta-v3": {},
-    "no buckets": {"position_buckets": -1, "max_relative_positions": 12},
-    "own projections of positions": {"share_att_key": False},
-    "content to position": {"pos_att_type": ["c2p"]},
-    "position to content": {"pos_att_type": ["p2c"], "share_att_key": False},
-    "no positions": {"pos_att_type": []},
-    "not relative": {"relative_attention": False, "position_biased_input": True},
-    "convolution": {"conv_kernel_size": 3, "conv_act": "gelu"},
-}
-
-
-def pair(lora=False, fused=False, dtype=torch.float64, **changes):
-    """The same model twice: as transformers has it, and lean."""
-    torch.manual_seed(0)
-    model = tf.DebertaV2Model(tf.DebertaV2Config(**(BASE | changes))).to(dtype)
-    if lora:
-        config = peft.LoraConfig(r=3, target_modules=["query_proj", "key_proj", "value_proj"])
-        model = peft.get_peft_model(model, config)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if "lora_" in name:
-                    parameter.normal_()
-    lean = copy.deepcopy(model)
-    assert attention.lean(lean, fused=fused) == 2
-    return model, lean
-
-
-def batch(length, rows=3):
-    torch.manual_seed(1)
-    mask = torch.ones(rows, length, dtype=torch.long)
-    mask[0, max(1, length // 2) :] = 0
-    return {"input_ids": torch.randint(1, 50, (rows, length)), "attention_mask": mask}
-
-
-def outcome(model, inputs, **options):
-    """Outputs, and the gradient of an uneven function of those of tokens, of every parameter by name."""
-    model.zero_grad()
-    output = model(**inputs, **options)
-    states = output.last_hidden_state[inputs["attention_mask"].bool()]
-    (states * torch.linspace(-1, 2, states.numel(), dtype=states.dtype).view_as(states)).sum().backward()
-    return output, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -110,6 +59,13 @@ def test_weights_of_attention_are_returned_on_request():
         attention.lean(lean, fused=fused)
         for ours, theirs in zip(lean(**batch(9), output_attentions=True).attentions, expected, strict=True):
             assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_fused_attention_on_a_gpu_without_triton_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="needs triton"):
+        attention.lean(pair()[1], fused=True)
 
 
 def test_float32_at_the_width_of_deberta_v3():
@@ -188,15 +144,37 @@ def test_the_branch_of_compiled_programs_is_the_same(variant, monkeypatch):
         assert_close(ours[1], theirs[1])
 
 
-def test_distances_that_share_a_row_lose_the_same_of_it_in_a_compiled_program_too(monkeypatch):
-    _, lean = pair(hidden_dropout_prob=0.5)
+@pytest.mark.parametrize("length", [5, 6, 40])  # with 8 buckets, distances from 5 on share rows
+def test_distances_that_share_a_row_lose_the_same_of_it_in_a_compiled_program_too(monkeypatch, length):
+    """To the table's dropout, and to that of an adapter on the projections."""
+    _, lean = pair(lora=True, hidden_dropout_prob=0.5)
+    for module in lean.modules():
+        if isinstance(module, peft.tuners.lora.LoraLayer):
+            module.lora_dropout["default"] = torch.nn.Dropout(0.5)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    module, seen = lean.encoder.layer[0].attention.self, []
-    monkeypatch.setattr(module, "_projected", lambda used, kind: seen.append(used[0]) or module._heads(used)[:, 0])
-    lean.train()(**batch(40))
-    rows = disentangled.positions(
-        40, module.position_buckets, module.max_relative_positions, module.pos_ebd_size, "cpu"
+    seen, spread = [], disentangled.LeanDisentangled._spread
+    monkeypatch.setattr(
+        disentangled.LeanDisentangled,
+        "_spread",
+        staticmethod(lambda states, table, place: seen.append(table) or spread(states, table, place)),
     )
+    lean.train()(**batch(length))
+    module = lean.get_base_model().encoder.layer[0].attention.self
+    rows = disentangled.positions(
+        length, module.position_buckets, module.max_relative_positions, module.pos_ebd_size, "cpu"
+    )
+    assert seen[0].shape[1] == seen[1].shape[1] == 2 * length - 1
     shared = [place for place in range(1, len(rows)) if rows[place] == rows[place - 1]]
-    assert shared and (seen[0] == 0).any()
-    assert all(torch.equal(seen[0][place], seen[0][place - 1]) for place in shared)
+    assert bool(shared) == (length == 40)
+    for table in (seen[0], seen[1].flip(1)):
+        assert all(torch.equal(table[:, place], table[:, place - 1]) for place in shared)
+        assert not torch.equal(table[:, 0], table[:, length - 1])
+
+
+@pytest.mark.parametrize("buckets, reach", [(8, 12), (8, 64), (256, 512), (32, 512), (-1, 12), (0, 40), (7, 20)])
+def test_a_length_that_may_share_no_rows_shares_none(buckets, reach):
+    span = buckets if buckets > 0 else reach
+    for length in range(1, 140):
+        place = disentangled.falling(length, buckets, reach, span, torch.device("cpu"))[1]
+        assert disentangled.may_share(length, buckets, reach, span) or place is None, length
+    assert not disentangled.may_share(2, buckets, reach, span)
