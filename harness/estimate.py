@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness import compose, device, directory, task
 from harness.config import RunConfig
@@ -111,6 +111,8 @@ def _blank(config: RunConfig) -> tuple[nn.Module, int]:
     backbone = model.skeleton(spec, at, blank)
     attention.lean(backbone)  # transformers' cannot run without values; it holds more
     stored = config.quantization
+    if stored.weights in ("nf4", "fp4", "int8"):
+        _fits_codes(model.skeleton(spec, at, blank), config, sized, blank.kind)
     packed = {id(layer.weight) for _, layer in quantization.layers(backbone, spec.head_modules)}
     own = {id(parameter) for parameter in backbone.parameters()}
     with torch.device("meta"):
@@ -128,6 +130,19 @@ def _blank(config: RunConfig) -> tuple[nn.Module, int]:
             size = BYTES[stored.weights] + constants(stored.weights, stored.double_quant)
         whole += parameter.numel() * size
     return tuned, int(whole)
+
+
+def _fits_codes(backbone: Any, config: RunConfig, sized: dict[str, Any], kind: str) -> None:
+    """Raises ConfigError, as the run would, for a method that computes with weights which are codes once quantised."""
+    import torch
+    from torch import nn
+
+    from harness import model, quantization
+
+    for _, layer in quantization.layers(backbone, config.model.head_modules):
+        layer.weight = nn.Parameter(torch.empty_like(layer.weight, dtype=torch.uint8), requires_grad=False)
+    with torch.device("meta"):
+        model.attach(backbone, model.method_config(sized, config.model, kind, backbone), seed=0)
 
 
 def variants(words: Sequence[str]) -> dict[str, RunConfig]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from typing import Any, cast
 
+import numpy as np
 from torch import nn
 
 from harness import budget, metrics
@@ -16,6 +18,10 @@ from harness.mixture import Mixture
 from harness.probe import Probe
 from harness.schedule import total_steps, warmup_steps
 from methods.hooks import find
+
+ENDS = ("pad_token_id", "bos_token_id", "eos_token_id")
+FEWEST_WORDS = 0.9  # of the embeddings: tables are filled up to a round number, by less than a tenth
+MOST_UNKNOWN_PERCENT, MOST_ROWS = 10.0, 2000
 
 
 def parameters(probe: Probe) -> list[str]:
@@ -80,6 +86,37 @@ def truncation(probe: Probe) -> list[str]:
     return faults
 
 
+def tokenizer(probe: Probe) -> list[str]:
+    """The tokenizer is the backbone's: ids within its table, the same padding and ends, texts in words that it knows."""
+    words, base = probe.tokenizer, cast(Any, probe.real.get_base_model())
+    rows = int(base.get_input_embeddings().weight.shape[0])
+    faults, remedy = [], "give the directory (model.path) the tokenizer that its weights were trained with"
+    if (
+        len(words) > rows
+        and (highest := max(int(max(ids)) for part in _parts(probe) for ids in part.input_ids)) >= rows
+    ):
+        faults.append(f"a row has token {highest}, and the backbone {rows:,} embeddings; {remedy}")
+    if probe.run.model.init == "pretrained":
+        if len(words) < FEWEST_WORDS * rows:
+            faults.append(f"the tokenizer has {len(words):,} words, and the backbone {rows:,} embeddings; {remedy}")
+        ends = [(name, getattr(base.config, name, None), getattr(words, name)) for name in ENDS]
+        apart = [f"{name} {theirs} where the backbone has {ours}" for name, ours, theirs in ends
+                 if None not in (ours, theirs) and ours != theirs]  # fmt: skip
+        faults += [f"the tokenizer has {', '.join(apart)}; {remedy}"] if apart else []
+    looked = [ids for part in _parts(probe) for ids in part.input_ids[:: max(1, len(part) // MOST_ROWS)]]
+    share = 100.0 * np.mean(np.concatenate(looked) == words.unk_token_id) if words.unk_token_id is not None else 0.0
+    if share > MOST_UNKNOWN_PERCENT:
+        faults.append(f"{share:.0f} % of the training rows' tokens are unknown to the tokenizer ({words.unk_token}): texts "
+                      "of another language or file format, or another model's tokenizer")  # fmt: skip
+    return faults
+
+
+def _parts(probe: Probe) -> list[Encoded]:
+    """The training rows of every task."""
+    train = probe.splits["train"]
+    return list(train.parts.values()) if isinstance(train, Mixture) else [train]
+
+
 def positions(probe: Probe) -> list[str]:
     """No row is longer than the backbone has positions for; on a GPU that would be an error without a name."""
     places = [_places(name, module) for name, module in probe.real.named_modules()]
@@ -139,5 +176,5 @@ def schedule(probe: Probe) -> list[str]:
 
 
 CHECKS: dict[str, Callable[[Probe], list[str]]] = {
-    check.__name__: check for check in (parameters, labels, truncation, positions, schedule)
+    check.__name__: check for check in (parameters, labels, truncation, tokenizer, positions, schedule)
 }

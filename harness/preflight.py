@@ -1,6 +1,6 @@
 """Before the first step of every run: is this the experiment that was asked for? Silence is what makes numbers wrong.
 
-Thirteen checks (harness/checks.py, harness/fits.py), on two short rows and on a copy of the model that shares the frozen
+Fourteen checks (harness/checks.py, harness/fits.py), on two short rows and on a copy of the model that shares the frozen
 weights: nothing is loaded again, and the run's own model is never touched. Generators are put back. A run with preflight off is
 bit-identical to one with it on, so none of this is part of a run's identity.
 

@@ -26,6 +26,7 @@ from harness.errors import ConfigError, HarnessError
 from harness.examples import Examples
 from harness.figures import Point
 from harness.grid import grid
+from harness.paths import STORE, store
 from harness.ranking import Ranking, rank
 from harness.select import asked, where
 from harness.sheet import Sheet, Shown, of_comparison, of_store
@@ -172,7 +173,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("table", nargs="*", metavar="table=NAME", help="a published table beside our runs")
-    parser.add_argument("--root", type=Path, default=Path("results/runs"), help="the store (default: %(default)s)")
+    parser.add_argument("--root", type=Path, default=STORE, help="the store (default: %(default)s)")
     parser.add_argument(
         "-o", dest="output", type=Path, default=Path("report.html"), metavar="FILE", help="default: %(default)s"
     )
@@ -200,6 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name is None and not held and options.where:
             raise ConfigError(f"{options.root} holds no run with --where {' --where '.join(options.where)}")
         if name is None and not held:
+            store(options.root)
             raise ConfigError(f"{options.root} holds no runs yet; make one (python -m harness), or say table=NAME")
         stale = (lambda _: []) if options.as_made else provenance.stale
         shown = sheet(name, held, stale=stale, include_stale=options.stale, examples=Examples(options.root))

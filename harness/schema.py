@@ -31,7 +31,7 @@ SHAPES = ("plain", "copa", "multirc", "record", "wic", "wsc", "superni")
 # What preflight.skip may name, in alphabetical order (harness/checks.py, harness/fits.py).
 CHECKS = (
     "dtypes", "gradients", "head", "labels", "padding", "parameters", "penalty", "positions", "saved", "schedule", "seed", "ties",
-    "truncation",
+    "tokenizer", "truncation",
 )  # fmt: skip
 SCHEMES = ("official", "propetl_t5", "propetl_roberta", "every_tenth")
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import launch, mirror, standing, sweep
-from harness.errors import ConfigError
 from harness.launch import guarded
+from harness.paths import STORE, store
 from harness.record import DONE, RUNNING
 from harness.standing import Found
 from harness.state import LOST, MISSING, QUEUED, State, Survey
@@ -28,7 +28,6 @@ from harness.sweep import Request
 from harness.wanted import Wanted
 
 ORDER = (DONE, RUNNING, QUEUED, LOST)
-STORE = Path("results/runs")
 SHOWN = 40  # lines of one state, unless --all
 
 
@@ -101,21 +100,12 @@ def of_store(root: Path, wanted: Sequence[Wanted] | None, everything: bool) -> s
     return "\n".join([page, *moved, *(f"note: {line}" for line in standing.unknown(found))])
 
 
-def check_stores(wanted: dict[Path, list[Wanted] | None]) -> None:
-    """Raises ConfigError for a store that somebody named, without a grid, and that is not there."""
-    for root, runs in wanted.items():
-        if runs is None and not root.is_dir():
-            raise ConfigError(f"{root} is no folder; give the store that runs were written to (results.root)")
-
-
 def stores(words: Sequence[str], root: Path | None) -> dict[Path, list[Wanted] | None]:
     """The stores to show, and which runs of each; None: all of them. Raises ConfigError for a store that is not there."""
     given = [word.partition("=")[2] for word in words if word.startswith("results.root=")]
     if len(given) == len(words):  # a store and no grid
         at = Path(given[-1]) if given else root or STORE
-        if (given or root) and not at.is_dir():
-            raise ConfigError(f"{at} is no folder; give the store that runs were written to (results.root)")
-        return {at: None}
+        return {store(at): None}
     wanted: dict[Path, list[Wanted] | None] = {}
 
     def keep(found: Found) -> None:

@@ -24,6 +24,7 @@ from harness.compare import compare
 from harness.errors import ConfigError, HarnessError, reader_left
 from harness.examples import Examples
 from harness.grid import grid
+from harness.paths import STORE, store
 from harness.select import FILTERS, asked, select, where
 
 EMPTY = """\
@@ -69,7 +70,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("table", nargs="*", metavar="table=NAME", help="compare with a published table instead")
-    parser.add_argument("--root", type=Path, default=Path("results/runs"), help="the store (default: %(default)s)")
+    parser.add_argument("--root", type=Path, default=STORE, help="the store (default: %(default)s)")
     parser.add_argument("--format", choices=tuple(layout.FORMATS), help="default: by the suffix of -o, else markdown")
     parser.add_argument("-o", dest="output", type=Path, metavar="FILE", help="write there instead of printing")
     parser.add_argument("--all-params", action="store_true", help="active, head and total parameters as well")
@@ -95,6 +96,7 @@ def _run(options: argparse.Namespace) -> None:
         output.deliver(published_table(options, name, held, examples), written, options.output)
         return
     if not held:
+        store(options.root)
         if options.where and index.bundles(options.root):
             raise ConfigError(f"{options.root} holds no run with --where {' --where '.join(options.where)}")
         print(EMPTY.format(root=options.root))

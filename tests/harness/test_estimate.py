@@ -75,3 +75,9 @@ def test_an_encoder_decoder_that_classifies(name):
     """It looks for the text's last token by its value, and there are no values here."""
     said = parts(f"model={name}", "method=lora")
     assert said.peak and said.peak > said.weights > 0
+
+
+def test_weights_that_are_codes_are_refused_where_a_run_would_refuse_them():
+    with pytest.raises(ConfigError, match=r"is quantised .*quantization=none"):
+        parts("method=full", "quantization=nf4")
+    assert parts("method=lora", "quantization=nf4").peak

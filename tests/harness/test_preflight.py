@@ -164,6 +164,27 @@ def cut_short(there):
     object.__setattr__(there.splits["train"], "truncated_rows", 5)
 
 
+def other_words(there):
+    """The tokenizer of another embedded backbone: fewer words, other ids of padding and ends."""
+    for name, value in {"pad_token_id": 5, "eos_token_id": 7}.items():
+        setattr(there.tuned.get_base_model().config, name, value)
+
+
+def few_words(there):
+    base = there.tuned.get_base_model()
+    base.set_input_embeddings(nn.Embedding(4000, 128))
+
+
+def many_words(there):
+    base = there.tuned.get_base_model()
+    base.set_input_embeddings(nn.Embedding(40, 128))
+
+
+def unknown_words(there):
+    for ids in there.splits["train"].input_ids[::2]:
+        ids[1 : len(ids) // 2] = there.tokenizer.unk_token_id
+
+
 def too_long(there):
     vars(there.splits["train"])["lengths"] = np.array([9, 200])
 
@@ -206,6 +227,10 @@ PLANTED = [  # the check, the fault, the run, what the message says
     ("labels", more_labels, [], "the head has 2 logits and the task 3"),
     ("labels", wrong_target, [], "has targets 9"),
     ("truncation", cut_short, [], "are cut at data.max_length_tokens"),
+    ("tokenizer", other_words, [], "pad_token_id 0 where the backbone has 5, eos_token_id"),
+    ("tokenizer", few_words, [], "words, and the backbone 4,000 embeddings"),
+    ("tokenizer", many_words, [], "and the backbone 40 embeddings"),
+    ("tokenizer", unknown_words, [], "are unknown to the tokenizer"),
     ("positions", too_long, ["model=demo_roberta"], "a train row has 200 tokens"),
     ("positions", too_long, ["task=demo/summarization", "model=demo_bart"], "the backbone 128 positions; data.max_length_tokens"),
     ("positions", written_too_long, ["task=demo/summarization", "model=demo_bart"], "a train target has 129 tokens"),

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from made import fresh, made, seeds, store
 
-from harness import layout, paths, provenance, table
+from harness import layout, paths, provenance, report, status, table
 from harness.cells import PARAMS, gather
 from harness.grid import grid
 
@@ -161,8 +161,9 @@ def test_a_store_of_nothing_readable(capsys, tmp_path):
         assert (code, "cut/record.json" in (out + err).replace("\n", " ")) == (0, True)
 
 
-def test_an_empty_store_says_what_would_fill_it(capsys, tmp_path):
-    for root in (tmp_path, tmp_path / "missing"):
+def test_an_empty_store_says_what_would_fill_it(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for root in (tmp_path, paths.STORE):
         code, out, err = shown(capsys, "--root", root)
         assert (code, err) == (0, "")
         assert f"{root} holds no runs yet" in out
@@ -240,6 +241,12 @@ def test_other_words_are_refused(capsys):
     with pytest.raises(SystemExit) as stop:
         table.main(["--format", "word"])
     assert stop.value.code == 2
+
+
+@pytest.mark.parametrize("command", [table, report, status])
+def test_a_store_that_is_not_there_is_said(command, tmp_path, capsys):
+    assert command.main(["--root", str(tmp_path / "nothere")]) == 2
+    assert "nothere is no folder; give the store" in capsys.readouterr().err
 
 
 def test_the_command_starts_quickly_and_needs_no_torch(tmp_path):
