@@ -114,7 +114,7 @@ def train(
     checkpoints = Checkpoints(None, "", None) if checkpoints is None else checkpoints
     update = Update(
         accelerator, model, hooks, feed, losses.task_loss(encoded.kind, settings.label_smoothing), settings.clip_norm,
-        settings.retry_out_of_memory, seed, group,
+        settings.retry_out_of_memory, seed, group, settings.cuda_graphs,
     )  # fmt: skip
     loop = Loop(update, settings, monitor, best, validate, checkpoints, total)
     try:

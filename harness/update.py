@@ -54,6 +54,7 @@ class Update:
     retry: bool
     seed: int
     group: Group
+    graphs: bool = False  # gradients come out of CUDA graphs, whose next run writes over them
     trained: list[nn.Parameter] = field(default_factory=list)  # what the optimizer moves, in the model's order
 
     def __call__(self, rows: np.ndarray, step: int, adamw: Optimizer) -> tuple[Tensor, Tensor | None, Tensor]:
@@ -95,7 +96,10 @@ class Update:
 
     def _backward(self, rows: np.ndarray) -> Tensor:
         task = torch.zeros((), device=self.accelerator.device)
-        for batch, share in self.feed.micro_batches(rows):
+        for number, (batch, share) in enumerate(self.feed.micro_batches(rows)):
+            if self.graphs and number == 1:  # what one micro-batch left becomes ours; the others are added to it
+                for parameter in self.trained:
+                    parameter.grad = None if parameter.grad is None else parameter.grad.clone()
             with self.accelerator.autocast():
                 loss = self.hooks.loss(self.model, batch, self.task_loss) * share
             self.accelerator.backward(loss)

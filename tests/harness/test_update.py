@@ -1,12 +1,14 @@
 """Memory that runs out in an update: said with the batch's shape, or gone on with in smaller pieces."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from test_train import SETTINGS, Recorder, Tiny, rows, run
+from torch import nn
 
-from harness import publish, record
+from harness import execution, publish, record
 from harness.errors import ConfigError
 from harness.interrupt import Stopped
 from harness.monitor import Diverged
@@ -96,3 +98,39 @@ def test_what_never_moves_is_remarked():
         "the method's ranks never changed",
     ]
     assert run(Tiny(Recorder())).remarks == []
+
+
+MEMORY: dict = {}
+
+
+class Recycled(torch.autograd.Function):
+    """Gives its gradient in memory that the next backward pass writes over, as a CUDA graph does."""
+
+    @staticmethod
+    def forward(ctx, tensor):
+        return tensor.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        kept = MEMORY.setdefault(gradient.shape, torch.empty_like(gradient))
+        return kept.copy_(gradient).detach()
+
+
+class Recycling(Tiny):
+    def forward(self, input_ids, attention_mask):
+        mask = attention_mask.unsqueeze(-1)
+        table = Recycled.apply(self.embedding.weight)
+        mean = (table[input_ids] * mask).sum(1) / mask.sum(1)
+        return SimpleNamespace(
+            logits=nn.functional.linear(mean, Recycled.apply(self.head.weight), Recycled.apply(self.head.bias))
+        )
+
+
+def test_gradients_that_the_next_micro_batch_writes_over_are_copied_first(monkeypatch):
+    settings = replace(SETTINGS, accumulation_steps=2)
+    expected = run(Tiny(), settings)
+    spoilt = run(Recycling(), settings)
+    assert spoilt.losses != pytest.approx(expected.losses, abs=1e-4)  # this is what a graph's memory does
+    monkeypatch.setattr(execution, "capture_forward", lambda model: None)
+    found = run(Recycling(), replace(settings, cuda_graphs=True))
+    assert found.losses == pytest.approx(expected.losses, abs=1e-6)
