@@ -21,7 +21,7 @@ from methods.hooks import find
 
 ENDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 FEWEST_WORDS = 0.9  # of the embeddings: tables are filled up to a round number, by less than a tenth
-MOST_UNKNOWN_PERCENT, MOST_ROWS = 10.0, 2000
+MOST_UNKNOWN_PERCENT, MOST_ROWS = 50.0, 2000
 
 
 def parameters(probe: Probe) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ARROWS = {
     "errors": set(),
-    "paths": set(),
+    "paths": {"errors"},
     "atomic": set(),
     "schema": {"errors"},
     "ranges": {"errors"},
@@ -117,7 +117,7 @@ ARROWS = {
     "trial": {"progress", "record", "wanted", "workers"},
     "study": {"errors"},
     "search": {"claim", "errors", "launch", "record", "remarks", "state", "study", "sweep", "wanted"},
-    "status": {"errors", "launch", "mirror", "record", "standing", "state", "sweep", "wanted"},
+    "status": {"launch", "mirror", "paths", "record", "standing", "state", "sweep", "wanted"},
     "sweep": {"errors", "make", "pack", "record", "slurm", "standing", "state", "wanted", "workers"},
     "stats": set(),
     "itemwise": {"stats"},
@@ -143,7 +143,7 @@ ARROWS = {
     "output": {"atomic", "errors", "layout"},
     "select": {"bundle", "errors", "match", "record"},
     "table": {
-        "bundle", "cells", "compare", "costs", "errors", "examples", "grid", "index", "layout", "output", "provenance",
+        "bundle", "cells", "compare", "costs", "errors", "examples", "grid", "index", "layout", "output", "paths", "provenance",
         "published", "select", "skim", "twin", "versus",
     },
     "ranking": {"stats"},
@@ -158,7 +158,7 @@ ARROWS = {
         "costs", "drawing", "examples", "itemwise", "page", "record", "selection", "sheet", "stats", "traces",
     },
     "report": {
-        "bundle", "cells", "compare", "drawing", "errors", "examples", "figures", "grid", "output", "page", "provenance",
+        "bundle", "cells", "compare", "drawing", "errors", "examples", "figures", "grid", "output", "page", "paths", "provenance",
         "published", "ranking", "record", "runsheet", "select", "sheet", "traces", "verdict",
     },
     "preview": {"budget", "compose", "directory", "errors", "task"},
