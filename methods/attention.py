@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention
+from transformers.models.deberta_v2.modeling_deberta_v2 import DebertaV2Encoder, DisentangledSelfAttention
 
 from methods import sites
-from methods.disentangled import ASKED, SLOT, LeanDisentangled
+from methods.disentangled import ASKED, SLOT, LeanDisentangled, LeanEncoder
 from methods.parts import Part
 
 IMPLEMENTATION = "prefixed"
@@ -95,6 +95,8 @@ def lean(model: nn.Module, *, fused: bool = False) -> int:
     for attention in found:
         attention.__class__ = LeanDisentangled
         attention.__dict__[ASKED], attention.__dict__["fused"] = True, fused
+    for encoder in [module for module in model.modules() if isinstance(module, DebertaV2Encoder)]:
+        encoder.__class__ = LeanEncoder
     return len(found)
 
 

@@ -22,7 +22,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers.models.deberta_v2.modeling_deberta_v2 import DisentangledSelfAttention, make_log_bucket_position
+from transformers.models.deberta_v2.modeling_deberta_v2 import (
+    DebertaV2Encoder,
+    DisentangledSelfAttention,
+    make_log_bucket_position,
+)
 
 SLOT, ASKED = "_prefixes", "_lean"  # in an attention's __dict__: its prefixes; whether `lean` was asked for
 
@@ -84,6 +88,13 @@ def skew(products: Tensor) -> Tensor:
     return run.unflatten(-1, (length, 2 * length - 2))[..., :length] if length > 1 else products
 
 
+class LeanEncoder(DebertaV2Encoder):
+    """Of lean attentions, which read no matrix of distances. To make it, the original makes a GPU wait at every step."""
+
+    def get_rel_pos(self, *states: Tensor | None) -> None:
+        """Nothing."""
+
+
 class LeanDisentangled(DisentangledSelfAttention):
     """Takes the place of an existing module's class; it has no parameters of its own.
 
@@ -106,8 +117,8 @@ class LeanDisentangled(DisentangledSelfAttention):
     ) -> tuple[Tensor, Tensor | None]:
         """As the original: contexts (batch, tokens, width), and the weights where asked for.
 
-        `attention_mask` is (batch, 1, tokens, tokens), or 1 in place of tokens. `relative_pos`, which the encoder makes
-        of the lengths alone, is made here again, in the form that is needed.
+        `attention_mask` is (batch, 1, tokens, tokens), or 1 in place of tokens. `relative_pos`, which follows from the
+        lengths alone, is made here, in the form that is needed.
         """
         asking = hidden_states if query_states is None else query_states
         if asking.shape != hidden_states.shape:

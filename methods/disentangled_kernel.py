@@ -26,6 +26,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 HIDDEN = tl.constexpr(-3e38)  # of a pair that the mask hides; finite, so that a row of them is even
 ROUNDS = tl.constexpr(7)  # of Philox: the fewest that pass every test of randomness (Salmon et al. 2011)
@@ -210,7 +211,8 @@ def attend(
         mask: True where a key is visible, (1, batch, length or 1, width).
         dropout: share of the weights that is dropped.
 
-    Returns (heads, batch, length, head width). Raises ValueError for heads wider than 128.
+    Returns (heads, batch, length, head width), under autocast in its dtype, as products are. Raises ValueError for heads
+    wider than 128.
     """
     if query.shape[-1] > WIDEST:
         raise ValueError(f"fused attention holds heads of at most {WIDEST}; this one is {query.shape[-1]} wide")
@@ -226,34 +228,39 @@ class _Attend(torch.autograd.Function):
         mask: Tensor, dropout: float,
     ) -> Tensor:  # fmt: skip
         given = query, key, value, to_position, to_content
-        query, key, value, to_position, to_content = [_like(query, one) for one in given]
+        query, key, value, to_position, to_content = [_as(_kind(given[0]), one) for one in given]
         # An integer of torch's generator, on the device: nothing waits, and a checkpoint's generator draws it again.
-        seed = torch.randint(2**62 if dropout else 1, (1,), device=query.device)
+        # Where nothing is dropped nothing is drawn: an evaluation must not change what the training after it drops.
+        seed = torch.empty(1, dtype=torch.int64, device=query.device)
+        if dropout:
+            seed.random_(2**62)
         out = torch.empty_like(query)
         top, total = (query.new_empty(query.shape[:3], dtype=_sums(query)) for _ in range(2))
         one = _Inputs(query, key, value, to_position, to_content, mask, seed, dropout)
-        one.launch(_forward, query.shape[2], out, top, total)
+        one.launch(_forward, query.shape[2], one.products, out, top, total)
         ctx.save_for_backward(*one[:7], out, top, total)
         ctx.dropout = dropout
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         *saved, out, top, total = ctx.saved_tensors
         one = _Inputs._make([*saved, ctx.dropout])
         gradient = gradients[0].to(out.dtype).contiguous()
         inner = (gradient.to(top.dtype) * out.to(top.dtype)).sum(-1)
         dq, dk, dv = (torch.empty_like(tensor) for tensor in one[:3])
-        of_c, of_p = (None if product is None else torch.zeros_like(product) for product in one.products)
+        products = one.products
+        of_c, of_p = (None if product is None else torch.zeros_like(product) for product in products)
         known = top, total, inner, gradient
-        one.launch(_backward_keys, one.key.shape[2], *known, dk, dv, _given(of_c, out), _given(of_p, out))
-        one.launch(_backward_queries, one.query.shape[2], *known, dq)
+        one.launch(_backward_keys, one.key.shape[2], products, *known, dk, dv, _given(of_c, out), _given(of_p, out))
+        one.launch(_backward_queries, one.query.shape[2], products, *known, dq)
         to_position = to_content = None
         if of_c is not None and one.to_position is not None:
-            by_query, to_position = _through(of_c, one.query, one.to_position)
+            by_query, to_position = _through(of_c, one.query, one.to_position, ctx.needs_input_grad[3])
             dq += by_query
         if of_p is not None and one.to_content is not None:
-            by_key, to_content = _through(of_p, one.own_keys, one.to_content)
+            by_key, to_content = _through(of_p, one.own_keys, one.to_content, ctx.needs_input_grad[4])
             dk[:, :, one.prefix :] += by_key
         return dq, dk, dv, to_position, to_content, None, None
 
@@ -286,11 +293,11 @@ class _Inputs(NamedTuple):
         of_queries = None if self.to_position is None else _product(self.query, self.to_position)
         return of_queries, None if self.to_content is None else _product(self.own_keys, self.to_content)
 
-    def launch(self, kernel: Any, count: int, *tensors: Tensor) -> None:
-        """A program for every block of `count` places of every head of every text."""
+    def launch(self, kernel: Any, count: int, products: tuple[Tensor | None, Tensor | None], *tensors: Tensor) -> None:
+        """A program for every block of `count` places of every head of every text. `products`: those of this."""
         heads, batch, length, head_width = self.query.shape
         visible = self.mask.expand(1, batch, length, self.key.shape[2])
-        of_queries, of_keys = self.products
+        of_queries, of_keys = products
         block = min(BLOCK, max(16, triton.next_power_of_2(length)))
         kernel[(heads * batch * math.ceil(count / block),)](
             self.query, self.key, self.value, _given(of_queries, self.query), _given(of_keys, self.query), visible,
@@ -298,12 +305,24 @@ class _Inputs(NamedTuple):
             HAS_C=of_queries is not None, HAS_P=of_keys is not None, DROPS=self.dropout > 0, D=head_width,
             WIDE=max(16, triton.next_power_of_2(head_width)), ROWS=block, COLUMNS=block,
             SUM=tl.float64 if self.query.dtype is torch.float64 else tl.float32,
-            PRECISION="tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee", num_warps=WARPS, num_stages=STAGES,
+            PRECISION=_precision(), num_warps=WARPS, num_stages=STAGES,
         )  # fmt: skip
 
 
-def _like(query: Tensor, tensor: Tensor | None) -> Any:
-    return None if tensor is None else tensor.to(query.dtype).contiguous()
+def _as(kind: torch.dtype, tensor: Tensor | None) -> Any:
+    return None if tensor is None else tensor.to(kind).contiguous()
+
+
+def _kind(query: Tensor) -> torch.dtype:
+    """What is multiplied: autocast's dtype where it is on (a quantised layer's queries are float32 there), else theirs."""
+    device = query.device.type
+    casts = torch.is_autocast_enabled(device) and query.dtype is not torch.float64  # which autocast leaves as it is
+    return torch.get_autocast_dtype(device) if casts else query.dtype
+
+
+def _precision() -> str:
+    """Of products of float32: torch's own. Not by `allow_tf32`, which raises where the newer setting says tf32."""
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
 def _given(tensor: Tensor | None, other: Tensor) -> Tensor:
@@ -321,7 +340,8 @@ def _product(states: Tensor, positions: Tensor) -> Tensor:
     return (states.flatten(1, 2) @ positions.mT).unflatten(1, states.shape[1:3])
 
 
-def _through(gradient: Tensor, states: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of `_product`'s factors, from its own."""
+def _through(gradient: Tensor, states: Tensor, positions: Tensor, wanted: bool) -> tuple[Tensor, Tensor | None]:
+    """Gradients of `_product`'s factors, from its own; of the positions where it is wanted."""
     of_products = gradient.flatten(1, 2)
-    return (of_products @ positions).view(states.shape), of_products.mT @ states.flatten(1, 2)
+    of_positions = of_products.mT @ states.flatten(1, 2) if wanted else None
+    return (of_products @ positions).view(states.shape), of_positions

@@ -52,6 +52,19 @@ def test_the_projections_are_called_as_often_and_in_the_same_order():
     assert calls(lean) == calls(original)
 
 
+def test_no_matrix_of_distances_is_made_since_a_gpu_would_be_waited_for(monkeypatch):
+    original, lean = pair()
+    expected = original(**batch(9)).last_hidden_state
+
+    def made(*args, **options):
+        raise AssertionError("made")
+
+    monkeypatch.setattr("transformers.models.deberta_v2.modeling_deberta_v2.build_relative_position", made)
+    with pytest.raises(AssertionError, match="made"):
+        original(**batch(9))
+    assert_close(lean(**batch(9)).last_hidden_state, expected, rtol=0, atol=1e-6)
+
+
 def test_weights_of_attention_are_returned_on_request():
     original, lean = pair()
     expected = original(**batch(9), output_attentions=True).attentions

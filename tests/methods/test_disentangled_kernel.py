@@ -124,6 +124,50 @@ def test_lower_precisions(kernel, dtype, close):
         assert (one - other).abs().max() < close * other.abs().max()
 
 
+def test_autocast_decides_what_is_multiplied_and_backwards_it_is_the_same(kernel):
+    """As of queries that are float32 under autocast: those of a quantised layer."""
+    given = tables(prefix=2, width=16, dtype=torch.float32)
+    halves = [one.detach().half().requires_grad_() for one in given[:5]]
+    expected, gradients = slopes(kernel.attend, [*halves, given[5]])
+
+    def cast(*inputs):
+        with torch.autocast("cpu", torch.float16):
+            return kernel.attend(*inputs)
+
+    found, ours = slopes(cast, given)
+    assert found.dtype is torch.float16 and all(one.dtype is torch.float32 for one in ours)
+    assert_close(found, expected, rtol=0, atol=0)
+    assert_close(list(ours), [one.float() for one in gradients], rtol=0, atol=0)
+
+
+def test_products_with_positions_are_made_once_a_pass_and_no_gradient_for_nobody(kernel, monkeypatch):
+    made = []
+    plain = kernel._product
+    monkeypatch.setattr(kernel, "_product", lambda *given: made.append(1) or plain(*given))
+    inputs = tables()
+    expected = slopes(kernel.attend, inputs)
+    assert len(made) == 2 + 2
+    frozen = [one.detach() if place in (3, 4) else one for place, one in enumerate(inputs)]
+    found = slopes(kernel.attend, frozen)
+    assert_close(found, (expected[0], expected[1][:3]))
+
+
+def test_without_dropout_nothing_is_drawn(kernel):
+    inputs, before = tables(), torch.get_rng_state()
+    kernel.attend(*inputs)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("setting, word", [("tf32", "tf32"), ("ieee", "ieee"), ("none", "ieee")])
+def test_tf32_is_read_where_the_newer_setting_was_made(kernel, setting, word):
+    before = torch.backends.cuda.matmul.fp32_precision
+    try:
+        torch.backends.cuda.matmul.fp32_precision = setting
+        assert kernel._precision() == word
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+
+
 def test_dropout_is_the_same_backwards_and_another_every_time(kernel):
     """Values that are unit vectors give the weights back, from which follows what was dropped."""
     rate, length = 0.3, 24
