@@ -6,13 +6,14 @@
 The trainings are those of `python -m harness -m seed=0,1,2,3,4 pack=5` (harness/train.py with its order, clipping,
 schedule and optimizer), of random weights in the shape of DeBERTaV3-base or RoBERTa-base, on made rows of a quarter of
 `--length` tokens to all of it. Loading, preflight and evaluation are left out: a pack makes them run by run. The two
-sides take turns; figures are medians over rounds. On a GPU one run with CUDA graphs stands beside (unmeasured). On a busy
+sides take turns; figures are medians over rounds. On a GPU one run with CUDA graphs follows (unmeasured). On a busy
 CPU the processor's seconds are the ones to read.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import time
@@ -109,38 +110,36 @@ def measure(options: argparse.Namespace) -> dict[str, list[Timed]]:
             group=group,
         )  # fmt: skip
 
-    def graphed(net: nn.Module) -> Timed:
-        """One run with CUDA graphs: the second of two epochs, since the first captures."""
-        marks: list[Timed] = []
+    def graphed(net: nn.Module) -> list[Timed]:
+        """One run with CUDA graphs, compiled once: the seconds of its epochs but the first, which captures."""
+        updates, ends = itertools.count(1), []
 
         def tick() -> None:
-            marks.append(now(options.device))
+            if next(updates) % options.steps == 0:  # nowhere else: one who waits at every step has no use of a queue
+                ends.append(now(options.device))
 
-        twice = replace(settings, max_steps=2 * options.steps, cuda_graphs=True)
+        more = replace(settings, max_steps=(options.rounds + 1) * options.steps, cuda_graphs=True)
         progress: Any = Ticks(tick)
-        train(net, rows, twice, seed=0, device=options.device, buckets=True, validate=None, main="", progress=progress)
-        end, half = marks[-1], marks[options.steps - 1]
-        return end[0] - half[0], end[1] - half[1]
+        train(net, rows, more, seed=0, device=options.device, buckets=True, validate=None, main="", progress=progress)
+        return [(end - begun, late - early) for (begun, early), (end, late) in itertools.pairwise(ends)]
 
     def packed() -> None:
         if any(pack.together(list(map(str, models)), lambda seat: make(int(seat.run), seat))):
             raise RuntimeError("a packed training failed")
 
     seconds: dict[str, list[Timed]] = {"one": [], "alone": [], "pack": []}
-    if options.device == "cuda":
-        seconds["graphs"] = []
     for turn in range(options.rounds + 1):
         models = {seed: model(options.family, options.method, options.layers, seed) for seed in range(options.pack)}
         alone = [timed(lambda seed=seed: make(seed), options.device) for seed in models]  # type: ignore[misc]
         models = {seed: model(options.family, options.method, options.layers, seed) for seed in range(options.pack)}
         together = timed(packed, options.device)
-        if "graphs" in seconds and turn:
-            seconds["graphs"].append(graphed(model(options.family, options.method, options.layers, 0)))
         if turn:
             total = (sum(wall for wall, _ in alone), sum(processor for _, processor in alone))
             seconds["one"].append((total[0] / options.pack, total[1] / options.pack))
             seconds["alone"].append(total)
             seconds["pack"].append(together)
+    if options.device == "cuda":
+        seconds["graphs"] = graphed(model(options.family, options.method, options.layers, 0))
     return seconds
 
 
