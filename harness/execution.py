@@ -76,13 +76,27 @@ def capture_forward(model: nn.Module) -> None:
 
 
 def one_program_a_length(whole: Any, **how: Any) -> None:
-    """Compile a model's forward pass for every shape that it trains on; `how` is torch.compile's."""
+    """Compile a model's forward pass for every shape that it trains on; `how` is torch.compile's.
+
+    A batch of other rows than the one before, an epoch's smaller last one, runs uncompiled: it may have any length, and a
+    program takes as long to make as hundreds of updates.
+    """
     # torch's own limit is eight shapes; beyond it, it runs uncompiled and does not fail. 32 to 512 tokens are sixteen.
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     torch._dynamo.config.allow_unspec_int_on_nn_module = True
     plain = whole.forward
     compiled = torch.compile(plain, dynamic=False, **how)
-    whole.forward = lambda *args, **named: (compiled if whole.training else plain)(*args, **named)
+    before: list[int] = []
+
+    def forward(*args: Any, **named: Any) -> Any:
+        if not whole.training:
+            return plain(*args, **named)
+        rows = next(len(one) for one in (*args, *named.values()) if isinstance(one, torch.Tensor))
+        usual = before in ([], [rows])
+        before[:] = [rows]
+        return (compiled if usual else plain)(*args, **named)
+
+    whole.forward = forward
 
 
 def unwrapped(model: nn.Module) -> Any:

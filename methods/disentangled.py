@@ -71,8 +71,8 @@ def may_share(length: int, buckets: int, reach: int, span: int) -> bool:
 
 
 def by_kernel(query: Tensor) -> bool:
-    """Whether fused attention is the kernel's here."""
-    return query.is_cuda and not torch.compiler.is_compiling()
+    """Whether fused attention is the kernel's here; float64 it multiplies only in the interpreter (Triton 3.6)."""
+    return query.is_cuda and query.dtype is not torch.float64 and not torch.compiler.is_compiling()
 
 
 def float32(number: float) -> float:

@@ -1,5 +1,7 @@
 """Lean attention against transformers' own: outputs and every gradient, wherever the two could part."""
 
+from types import SimpleNamespace
+
 import peft
 import pytest
 import torch
@@ -79,6 +81,11 @@ def test_fused_attention_on_a_gpu_without_triton_is_refused(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="needs triton"):
         attention.lean(pair()[1], fused=True)
+
+
+@pytest.mark.parametrize("dtype, kernel", [(torch.bfloat16, True), (torch.float32, True), (torch.float64, False)])
+def test_what_a_gpu_cannot_multiply_in_the_kernel_is_not_given_to_it(dtype, kernel):
+    assert disentangled.by_kernel(SimpleNamespace(is_cuda=True, dtype=dtype)) is kernel
 
 
 def test_float32_at_the_width_of_deberta_v3():
