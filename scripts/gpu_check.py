@@ -41,7 +41,7 @@ def configured(*words: str) -> Any:
 
 
 def parity() -> str:
-    """Logits and gradients of lean and fused attention (our kernels) against transformers' own, float32 without TF32."""
+    """Logits and gradients of lean and fused attention (our kernels) against transformers' own; float32 is without TF32."""
     from short_run import build
 
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -50,12 +50,13 @@ def parity() -> str:
     plain = build(configured(*words, "model.attention=transformers")).eval()
     for kind in ("lean", "fused"):
         other = build(configured(*words, f"model.attention={kind}")).eval()
-        worst = [max(_difference(plain, other, length)) for length in (17, 128, 400)]
-        told.append(f"{kind}: largest difference at 17, 128, 400 tokens {', '.join(f'{one:.1e}' for one in worst)}")
-    return "; ".join(told)
+        for dtype in (torch.float32, torch.bfloat16):
+            worst = [max(_difference(plain, other, length, dtype)) for length in (17, 128, 400)]
+            told.append(f"{kind}, {str(dtype).removeprefix('torch.')}: {', '.join(f'{one:.1e}' for one in worst)}")
+    return f"largest difference at 17, 128, 400 tokens: {'; '.join(told)}"
 
 
-def _difference(one: nn.Module, other: nn.Module, length: int) -> tuple[float, float]:
+def _difference(one: nn.Module, other: nn.Module, length: int, dtype: torch.dtype) -> tuple[float, float]:
     """Of logits, and of gradients relative to the largest."""
     ids = torch.randint(10, 1000, (8, length), device="cuda", generator=torch.Generator("cuda").manual_seed(0))
     mask = torch.ones_like(ids)
@@ -63,12 +64,13 @@ def _difference(one: nn.Module, other: nn.Module, length: int) -> tuple[float, f
     logits, gradients = [], []
     for model in (one, other):
         model.zero_grad()
-        logits.append(model(input_ids=ids, attention_mask=mask).logits)
+        with torch.autocast("cuda", dtype, enabled=dtype is torch.bfloat16):
+            logits.append(model(input_ids=ids, attention_mask=mask).logits.float())
         logits[-1].square().sum().backward()
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])
     largest = max(float(gradient.abs().max()) for gradient in gradients[0])
     apart = max(float((a - b).abs().max()) for a, b in zip(*gradients, strict=True))
-    return float((logits[0] - logits[1]).abs().max()), apart / largest
+    return float((logits[0] - logits[1]).detach().abs().max()), apart / largest
 
 
 def attention() -> str:
@@ -170,13 +172,8 @@ def memory() -> str:
     from harness import estimate
 
     told = []
-    for words in (
-        ["method=lora"],
-        ["method=lora", "train.gradient_checkpointing=true"],
-        ["method=qlora"],
-        ["method=full"],
-    ):
-        config = configured(*words, "data.max_length_tokens=128", "train.batch_size=32", "train.accumulation_steps=1",
+    for words in ("method=lora", "method=lora train.gradient_checkpointing=true", "method=qlora", "method=full"):
+        config = configured(*words.split(), "data.max_length_tokens=128", "train.batch_size=32", "train.accumulation_steps=1",
                             "train.select=last")  # fmt: skip
         said = estimate.estimate(config).peak or 0
         gc.collect()  # the one before
@@ -185,7 +182,7 @@ def memory() -> str:
         net = build(config)
         trained(config, net, 128, 3)
         peak = torch.cuda.max_memory_allocated()
-        told.append(f"{' '.join(words)}: {peak / 1e6:,.0f} MB, predicted {said / 1e6:,.0f} ({said / peak:.2f})")
+        told.append(f"{words}: {peak / 1e6:,.0f} MB, predicted {said / 1e6:,.0f} ({said / peak:.2f})")
         del net
     return "; ".join(told)
 
