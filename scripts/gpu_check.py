@@ -121,7 +121,7 @@ def compiled() -> str:
 
 def packed() -> str:
     """Five runs over one backbone beside one run, eager and with CUDA graphs."""
-    words = ["--layers", "6", "--device", "cuda", "--batch", "32", "--steps", "60", "--rounds", "3"]
+    words = ["--layers", "6", "--device", "cuda", "--batch", "32", "--steps", "40", "--rounds", "3"]
     return "\n" + _said(str(HERE / "bench_pack.py"), *words)
 
 
