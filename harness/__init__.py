@@ -50,5 +50,6 @@ Reading order, and the direction of imports (an arrow never points back; tests/t
     selection   what choosing a checkpoint on the reported rows adds, from what each evaluation got right
 
 `methods` knows torch, transformers and peft, never this package; this package imports of it `methods.hooks` (and
-`methods.attention`) alone. Nothing here imports torch, peft, evaluate or wandb before a run has to be made.
+`methods.attention`, `methods.lowrank`, `methods.saved`) alone. Nothing here imports torch, peft, evaluate or wandb before
+a run has to be made.
 """

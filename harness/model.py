@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from harness.task import Task
 
 # Keys of a method's YAML, or of a recipe for it, that are no arguments of its configuration.
-OURS = ("_target_", "name", "size", "ranks", "init_normal", "declares")
+OURS = ("_target_", "name", "size", "ranks", "init_normal", "lean", "declares")
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,8 @@ def method_config(method: dict[str, Any], spec: ModelConfig, task_kind: str, mod
     for key in arguments.keys() - known:
         close = nearest(key, known)
         raise ConfigError(f"unknown key 'method.{key}'.{f' Did you mean method.{close}?' if close else ''}")
+    if not isinstance(lean := method.get("lean", True), bool):
+        raise ConfigError(f"method.lean: found {lean}, wanted true or false")
     targets.check_kinds(kind, arguments, whole=[*method.get("ranks", ()), *(method.get("size") or ())])
     present = [name for name in spec.head_modules if any(n.split(".")[-1] == name for n, _ in model.named_modules())]
     kind_of_task = "SEQ_2_SEQ_LM" if task_kind == "generation" else "SEQ_CLS"
@@ -188,17 +190,19 @@ def method_config(method: dict[str, Any], spec: ModelConfig, task_kind: str, mod
 
 
 def attach(
-    model: PreTrainedModel, config: PeftConfig, *, seed: int, init_normal: dict[str, float] | None = None
-) -> PeftModel:
+    model: PreTrainedModel, config: PeftConfig, *, seed: int, init_normal: dict[str, float] | None = None,
+    lean: bool = True,
+) -> PeftModel:  # fmt: skip
     """The method on the backbone, drawn from the run's seed. Raises ConfigError where it does not fit.
 
     Args:
+        lean: whether peft's LoRA layers compute in fewer passes (`methods.lowrank`), equal to rounding.
         init_normal: a part of the names of trained parameters -> the standard deviation of the normal distribution that
             they start from, where a paper's start is none that peft offers.
     """
     import peft
 
-    from methods import saved
+    from methods import lowrank, saved
 
     saved.mark(model, config)
     with _drawn_from("adapter", seed):
@@ -210,6 +214,8 @@ def attach(
             ) from error
         for part, std in (init_normal or {}).items():
             _draw(tuned, part, std)
+    if lean:
+        lowrank.lean(tuned)
     return tuned
 
 

@@ -113,7 +113,7 @@ def experiment(plan: Plan, begun: Record, group: Group, mirror: Mirror | None = 
     bare = probe.shared(backbone, everything=True)
 
     def attach(to: Any, seed: int) -> Any:
-        return model.attach(to, method, seed=seed, init_normal=sized.get("init_normal"))
+        return model.attach(to, method, seed=seed, init_normal=sized.get("init_normal"), lean=sized.get("lean", True))
 
     tuned = attach(backbone, seed).to(plan.device)
     planned = budget.check(config.budget, tuned, sized)

@@ -7,6 +7,8 @@ A method of ours is one file and one YAML; peft's own are one YAML. Its names ag
     hooks.py     what a method may do during training
     sites.py     where: architecture -> named places
     parts.py     what stands there: a form at a place (activations, weights)
+    lowrank.py   a linear layer and the low-rank change beside it in fewer passes, peft's LoRA too
+    attention.py, disentangled.py, disentangled_kernel.py   a slot for prefixes; DeBERTa's attention lean, and by Triton
     adapters.py  the adapters of one model
     tuner.py     the peft plumbing
     backbone.py  the network's own parameters, ties and fingerprint

@@ -1,4 +1,4 @@
-"""What adapting the rank costs: seconds a training step of LoRA, AdaLoRA (ours and peft's) and IncreLoRA, in one run.
+"""What adapting the rank costs: seconds a training step of LoRA (lean, and peft's), AdaLoRA (ours, peft's), IncreLoRA.
 
     python scripts/bench_adaptive.py                     # 2 layers of DeBERTaV3-base's shape, CPU
     python scripts/bench_adaptive.py --layers 12 --device cuda --batch 32 --length 128
@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
 
-from methods import hooks, sites
+from methods import hooks, lowrank, sites
 from methods.reparameterized.adalora import AdaLoRAConfig
 from methods.reparameterized.increlora import IncreLoRAConfig
 
@@ -57,6 +57,7 @@ def configurations() -> dict[str, peft.PeftConfig]:
     growing: dict[str, Any] = {"init_rank": RANK // 2, "target_rank": RANK, "add_rank": RANK // 2}
     return {
         "lora": peft.LoraConfig(r=RANK, lora_alpha=16, **shared),
+        "lora_peft": peft.LoraConfig(r=RANK, lora_alpha=16, **shared),
         "adalora": AdaLoRAConfig(
             init_rank=RANK, target_rank=RANK // 2, warmup_steps=0, final_steps=2, interval_steps=1, **triplets, **shared
         ),
@@ -69,9 +70,11 @@ def configurations() -> dict[str, peft.PeftConfig]:
     }  # fmt: skip
 
 
-def trainer(config: peft.PeftConfig, layers: int, batch: dict[str, Tensor], device: str) -> Step:
-    """One optimiser step of a method, as the loop makes it."""
+def trainer(config: peft.PeftConfig, layers: int, batch: dict[str, Tensor], device: str, lean: bool) -> Step:
+    """One optimiser step of a method, as the loop makes it; `lean`: peft's LoRA layers as our runs have them."""
     model = peft.get_peft_model(backbone(layers), config).to(device).train()
+    if lean:
+        lowrank.lean(model)
     method = hooks.find(model)
     method.on_train_begin(FOREVER)
     optimizer = torch.optim.AdamW(hooks.optimizer_groups(model, 1e-4, 0.0), fused=True)
@@ -154,7 +157,10 @@ def main() -> None:
     ids = torch.randint(4, 1000, (options.batch, options.length), generator=torch.Generator().manual_seed(0))
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids[:, 0] % 2}
     batch = {name: tensor.to(options.device) for name, tensor in batch.items()}
-    steps = {name: trainer(config, options.layers, batch, options.device) for name, config in configurations().items()}
+    steps = {
+        name: trainer(config, options.layers, batch, options.device, lean=not name.endswith("_peft"))
+        for name, config in configurations().items()
+    }
     report = summary(measure(steps, options.rounds, options.warmup), 0 if options.device == "cuda" else 1)
     if options.json:
         print(json.dumps({"options": vars(options), "torch": torch.__version__, "methods": report}))

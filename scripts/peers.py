@@ -112,7 +112,8 @@ def network(contest: Contest, side: str) -> nn.Module:
     backbone, _ = model.load(spec, where, blank, seed=0)
     if side == "d":
         return backbone
-    return model.attach(backbone, model.method_config(config.method, spec, blank.kind, backbone), seed=0)
+    method = model.method_config(config.method, spec, blank.kind, backbone)
+    return model.attach(backbone, method, seed=0, lean=side == "ours")
 
 
 def program(contest: Contest, side: str) -> Callable[[Pause], None]:

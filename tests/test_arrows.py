@@ -164,7 +164,7 @@ ARROWS = {
     "preview": {"budget", "compose", "directory", "errors", "task"},
     "__main__": {"compose", "distributed", "errors", "make", "pack", "paths", "preview", "sweep"},
 }  # fmt: skip
-OF_METHODS = {"hooks", "attention", "saved"}
+OF_METHODS = {"hooks", "attention", "lowrank", "saved"}
 
 
 def imported(path: Path) -> set[str]:

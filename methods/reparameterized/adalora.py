@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.optim import Optimizer
 
+from methods.lowrank import Beside
 from methods.parts import Activation
 from methods.reparameterized.allocator import Allocator, Schedule
 from methods.reparameterized.svd_form import (
@@ -99,13 +100,22 @@ class Triplets(nn.Module):
         """A, rank x in."""
         return self.A
 
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """s (E o A), rank x in, and B."""
+        return self.scale * self.E * self.A, self.B
+
     def delta(self) -> Tensor:
         """The change of the layer's weight, out x in."""
-        return self.B @ (self.scale * self.E * self.A)
+        right, left = self.factors()
+        return left @ right
+
+    def observer(self) -> None:
+        """Nothing looks on."""
 
     def forward(self, states: Tensor) -> Tensor:
         """(..., in) -> (..., out): what is added to the layer's output."""
-        return linear(linear(self.dropout(states), self.scale * self.E * self.A), self.B)
+        right, left = self.factors()
+        return linear(linear(self.dropout(states), right), left)
 
 
 class AdaLoRATuner(SvdTuner):
@@ -129,7 +139,7 @@ class AdaLoRATuner(SvdTuner):
                 f"that {len(layers)} layers have at the start: ranks only fall"
             )
         return {
-            path: Activation(path, Triplets(layer, config.init_rank, config.alpha, config.dropout), reads="input")
+            path: Beside(path, Triplets(layer, config.init_rank, config.alpha, config.dropout))
             for path, layer in layers.items()
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +72,19 @@ class GrowingTriplets(nn.Module):
         right, left = self.factors()
         states = self.dropout(states)
         change = linear(linear(states, right), left)
-        return _Scored.apply(change, states.detach(), self) if self.training and self.observing else change
+        return _Scored.apply(change, states.detach(), self) if self.observer() else change
+
+    def observer(self) -> Callable[[Tensor, Tensor], None] | None:
+        """While training, the way back takes the score."""
+        return self.take_score if self.training and self.observing else None
+
+    def take_score(self, states: Tensor, gradient: Tensor) -> None:
+        """S = sum |D o dL/dD| / sqrt(in * out), where dL/dD = gradient' x states: (tokens, out), (tokens, in)."""
+        with torch.no_grad():
+            delta = self.delta()
+            of_delta = gradient.to(delta.dtype).mT @ states.to(delta.dtype)
+            self.score = module_score(delta, of_delta)
+            self.gradient = of_delta if several() else None  # not the whole one: `gather` sums it up
 
     def lay_in(self, value: float, trained: bool, generator: torch.Generator | None = None) -> list[nn.Parameter]:
         """A new reserve; its A and B, which train where `trained`."""
@@ -143,13 +155,9 @@ class _Scored(torch.autograd.Function):
         return change.view_as(change)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        """S = sum |D o dL/dD| / sqrt(in * out), where dL/dD = gradient' x states."""
-        (states,), form = ctx.saved_tensors, ctx.form
-        delta = form.delta()
-        of_delta = gradient.flatten(0, -2).to(delta.dtype).mT @ states.flatten(0, -2).to(delta.dtype)
-        form.score = module_score(delta, of_delta)
-        form.gradient = of_delta if several() else None  # not the whole one: `gather` sums it up
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (states,), gradient = ctx.saved_tensors, gradients[0]
+        ctx.form.take_score(states.flatten(0, -2), gradient.flatten(0, -2))
         return gradient, None, None
 
 

@@ -38,6 +38,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from methods.lowrank import Beside
 from methods.parts import Activation
 from methods.reparameterized.growing import GrowingTriplets, Plan, farthest, gather, plan_of, rates_of, to_grow
 from methods.reparameterized.svd_form import SvdConfig, SvdTuner, check_rank, linear_layers, smooth_
@@ -118,7 +119,7 @@ class IncreLoRATuner(SvdTuner):
             )
         self.seed = int(torch.randint(2**31, (), device="cpu"))  # reserves have a stream of their own
         return {
-            path: Activation(path, self._form(layer, config, ranks.get(path, config.init_rank)), reads="input")
+            path: Beside(path, self._form(layer, config, ranks.get(path, config.init_rank)))
             for path, layer in layers.items()
         }
 

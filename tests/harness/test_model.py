@@ -9,6 +9,7 @@ from test_quantization import build
 
 from harness import model, targets
 from harness.errors import ConfigError
+from methods.lowrank import LeanLinear
 
 
 def attached(**options):
@@ -26,6 +27,15 @@ def test_a_start_that_peft_does_not_offer():
     assert ours.keys() - same == {name for name in ours if "lora_A" in name}
     with pytest.raises(ConfigError, match=r"init_normal.lora_Q: no trained parameter has 'lora_Q' in its name"):
         attached(init_normal={"lora_Q": 0.1})
+
+
+def test_lora_is_lean_unless_it_is_asked_for_as_pefts():
+    config = peft.LoraConfig(target_modules=["query"], r=8, task_type="SEQ_CLS", modules_to_save=["classifier"])
+    for named, count in (({}, 2), ({"lean": False}, 0)):
+        tuned = model.attach(build("roberta"), config, seed=3, **named)
+        assert sum(isinstance(module, LeanLinear) for module in tuned.modules()) == count
+    with pytest.raises(ConfigError, match=r"method.lean: found no, wanted true or false"):
+        model.method_config({"_target_": "peft.LoraConfig", "name": "lora", "lean": "no"}, None, "classification", None)
 
 
 @pytest.mark.parametrize(
