@@ -40,7 +40,7 @@ def beside(
         observer: called on the way back with what the change read and with its gradient, (tokens, in), (tokens, out).
     """
     given = [states, layer.weight, layer.bias, down, up, dropped]
-    if torch.is_autocast_enabled(states.device.type):
+    if casts(states):
         dtype = torch.get_autocast_dtype(states.device.type)
         given = [None if one is None else one.to(dtype) for one in given]
     return _Beside.apply(*given, scale, observer)
@@ -55,7 +55,13 @@ def fits(layer: nn.Module, states: Tensor, down: Tensor) -> bool:
         return False
     alike = {states.dtype, weight.dtype, down.dtype} | (set() if bias is None else {bias.dtype})
     floating = all(dtype.is_floating_point for dtype in alike)
-    return len(alike) == 1 or (floating and torch.is_autocast_enabled(states.device.type))
+    return len(alike) == 1 or (floating and casts(states))
+
+
+def casts(states: Tensor) -> bool:
+    """Whether autocast is on where these are; on the meta device, where memory is estimated, there is none to ask for."""
+    kind = states.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 class _Beside(torch.autograd.Function):

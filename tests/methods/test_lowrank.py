@@ -230,3 +230,18 @@ def test_nothing_more_is_kept_for_the_way_back():
     plain, ours = lora()
     weights = 3 * 16 * 3  # the first layer's, of rank 3, which peft's needs not
     assert kept(ours) <= kept(plain) + weights
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_tensors_without_values_are_asked_for_no_autocast(half):
+    """The meta device knows none and says so by an error; memory is estimated and FLOPs are counted there."""
+    layer, down, up = (
+        torch.nn.Linear(6, 4, device="meta"),
+        *(torch.empty(shape, device="meta") for shape in ((2, 6), (4, 2))),
+    )
+    states = torch.empty(3, 6, device="meta", dtype=torch.bfloat16 if half else torch.float32)
+    layer.requires_grad_(False)
+    assert not lowrank.casts(states)
+    assert lowrank.fits(layer, states, down) is not half
+    if not half:
+        assert lowrank.beside(layer, states, down, up).shape == (3, 4)
