@@ -72,18 +72,19 @@ def contest(options: argparse.Namespace, name: str, task: str) -> Contest:
     )
 
 
-def compare(one: Contest, sides: list[str]) -> dict[str, dict[str, float]]:
-    """Seconds a step of every side by both clocks, and how many times ours they are."""
+def compare(one: Contest, sides: list[str]) -> dict[str, dict[str, Any]]:
+    """Seconds a step of every side by both clocks, and how many times ours they are: the median, and pass by pass."""
     running = {side: Side(program(one, side)) for side in sides}
     alternate(running)
-    report: dict[str, dict[str, float]] = {}
+    report: dict[str, dict[str, Any]] = {}
     for name, side in running.items():
         report[name] = {"tokens": padded_tokens(one, name)}
         for clock in ("wall", "processor"):
             passes = [_pass(getattr(side, clock), one, number) for number in range(one.repeats)]
             ours = [_pass(getattr(running["ours"], clock), one, number) for number in range(one.repeats)]
             report[name][clock] = statistics.median(passes)
-            report[name][f"{clock}_ratio"] = statistics.median(a / b for a, b in zip(passes, ours, strict=True))
+            ratios = [a / b for a, b in zip(passes, ours, strict=True)]
+            report[name][f"{clock}_ratio"], report[name][f"{clock}_ratios"] = statistics.median(ratios), ratios
     return report
 
 

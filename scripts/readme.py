@@ -1,14 +1,18 @@
-"""Writes README's table and figure from the records in results/reference; `--check` fails where README differs.
+"""Writes README's tables and figure from what runs left in results; `--check` fails where README differs.
 
     python scripts/readme.py            rewrite the blocks between the markers, and results/figures/demo.svg
-    python scripts/readme.py --check    exit code 1 if README's table or figure is not what the records give
+    python scripts/readme.py --check    exit code 1 if README's tables or figure are not what the records give
 
-Every number on the page comes from a record: method, seeds and interval with it.
+Scores come from records: method, seeds and interval with them; speeds from the file that this command leaves:
+
+    python scripts/bench_training.py --models deberta_v3_base roberta_base --tasks rte mrpc --sides a b --batch 16 \
+        --batches 3 --repeats 3 --json > results/speed.json
 """
 
 from __future__ import annotations
 
 import io
+import json
 import re
 import subprocess
 import sys
@@ -20,6 +24,8 @@ from harness.record import DONE, Record
 
 ROOT = Path(__file__).resolve().parents[1]
 STORE = ROOT / "results/reference"
+SPEED = ROOT / "results/speed.json"
+NAMES = {"deberta_v3_base": "DeBERTaV3-base", "roberta_base": "RoBERTa-base", "rte": "RTE", "mrpc": "MRPC"}
 FIGURE = ROOT / "results/figures/demo.svg"
 ORDER = ("head", "ia3", "bitfit", "lora", "full")
 
@@ -37,6 +43,19 @@ def table() -> str:
         "--as-made",
     ]
     return subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def speed() -> str:
+    """How many times our seconds a step the peers take: the median of several passes, the lowest and the highest."""
+    lines = ["| backbone, lengths of | Trainer + peft | the same, grouped by length |", "|:--|--:|--:|"]
+    for row in json.loads(SPEED.read_text(encoding="utf-8"))["rows"]:
+        cells = []
+        for side in ("a", "b"):
+            found = row["sides"][side]
+            ratios = found["processor_ratios"]
+            cells.append(f"{found['processor_ratio']:.2f} [{min(ratios):.2f}, {max(ratios):.2f}] ({len(ratios)})")
+        lines.append(f"| {NAMES[row['model']]}, {NAMES[row['task']]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def scores() -> dict[str, dict[str, list[float]]]:
@@ -105,7 +124,9 @@ def page(text: str) -> str:
     image = (
         f"![Accuracy on the embedded entailment task by method: seeds, mean, 95 % interval]({FIGURE.relative_to(ROOT)})"
     )
-    return replaced(replaced(text, "table", table()), "figure", image)
+    for block, content in {"table": table(), "figure": image, "speed": speed()}.items():
+        text = replaced(text, block, content)
+    return text
 
 
 def main() -> None:
