@@ -59,9 +59,11 @@ def fits(layer: nn.Module, states: Tensor, down: Tensor) -> bool:
 
 
 def casts(states: Tensor) -> bool:
-    """Whether autocast is on where these are; on the meta device, where memory is estimated, there is none to ask for."""
+    """Whether autocast casts these: it leaves float64 alone, and on the meta device, where memory is estimated, it is not."""
     kind = states.device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return (
+        states.dtype is not torch.float64 and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    )
 
 
 class _Beside(torch.autograd.Function):

@@ -94,6 +94,13 @@ def test_autocast_computes_in_bfloat16_and_gives_gradients_in_the_parameters_typ
         assert_close(one, other, rtol=0.05, atol=0.05)
 
 
+def test_autocast_leaves_float64_alone():
+    linear, (states, down, up, _) = layer(), inputs()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert lowrank.fits(linear, states, down)
+        assert_close(beside(linear, states, down, up), linear(states) + states @ down.mT @ up.mT)
+
+
 @pytest.mark.parametrize("what", ["weight", "bias", "dtype", "codes", "vmap"])
 def test_where_it_does_not_fit(what):
     linear, (states, down, *_) = layer(), inputs(trained=False)
