@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from harness import compose, device, directory, task
+from harness import compose, device, directory, provenance, task
 from harness.config import RunConfig
 from harness.errors import ConfigError, HarnessError, reader_left
 
@@ -111,7 +111,7 @@ def _blank(config: RunConfig) -> tuple[nn.Module, int]:
     backbone = model.skeleton(spec, at, blank)
     attention.lean(backbone)  # transformers' cannot run without values; it holds more
     stored = config.quantization
-    if stored.weights in ("nf4", "fp4", "int8"):
+    if stored.weights in provenance.PACKED:
         _fits_codes(model.skeleton(spec, at, blank), config, sized, blank.kind)
     packed = {id(layer.weight) for _, layer in quantization.layers(backbone, spec.head_modules)}
     own = {id(parameter) for parameter in backbone.parameters()}

@@ -88,13 +88,10 @@ def truncation(probe: Probe) -> list[str]:
 
 def tokenizer(probe: Probe) -> list[str]:
     """The tokenizer is the backbone's: ids within its table, the same padding and ends, texts in words that it knows."""
-    words, base = probe.tokenizer, cast(Any, probe.real.get_base_model())
+    words, base, parts = probe.tokenizer, cast(Any, probe.real.get_base_model()), _parts(probe.splits["train"])
     rows = int(base.get_input_embeddings().weight.shape[0])
     faults, remedy = [], "give the directory (model.path) the tokenizer that its weights were trained with"
-    if (
-        len(words) > rows
-        and (highest := max(int(max(ids)) for part in _parts(probe) for ids in part.input_ids)) >= rows
-    ):
+    if len(words) > rows and (highest := max(int(max(ids)) for part in parts for ids in part.input_ids)) >= rows:
         faults.append(f"a row has token {highest}, and the backbone {rows:,} embeddings; {remedy}")
     if probe.run.model.init == "pretrained":
         if len(words) < FEWEST_WORDS * rows:
@@ -103,7 +100,7 @@ def tokenizer(probe: Probe) -> list[str]:
         apart = [f"{name} {theirs} where the backbone has {ours}" for name, ours, theirs in ends
                  if None not in (ours, theirs) and ours != theirs]  # fmt: skip
         faults += [f"the tokenizer has {', '.join(apart)}; {remedy}"] if apart else []
-    looked = [ids for part in _parts(probe) for ids in part.input_ids[:: max(1, len(part) // MOST_ROWS)]]
+    looked = [ids for part in parts for ids in part.input_ids[:: max(1, len(part) // MOST_ROWS)]]
     share = 100.0 * np.mean(np.concatenate(looked) == words.unk_token_id) if words.unk_token_id is not None else 0.0
     if share > MOST_UNKNOWN_PERCENT:
         faults.append(f"{share:.0f} % of the training rows' tokens are unknown to the tokenizer ({words.unk_token}): texts "
@@ -111,10 +108,9 @@ def tokenizer(probe: Probe) -> list[str]:
     return faults
 
 
-def _parts(probe: Probe) -> list[Encoded]:
-    """The training rows of every task."""
-    train = probe.splits["train"]
-    return list(train.parts.values()) if isinstance(train, Mixture) else [train]
+def _parts(encoded: Encoded | Mixture) -> list[Encoded]:
+    """The rows of every task."""
+    return list(encoded.parts.values()) if isinstance(encoded, Mixture) else [encoded]
 
 
 def positions(probe: Probe) -> list[str]:
@@ -140,8 +136,9 @@ def positions(probe: Probe) -> list[str]:
 
 def _longest_target(encoded: Encoded | Mixture) -> int:
     """Tokens of the longest target; 0 where targets are classes or scores."""
-    parts = encoded.parts.values() if isinstance(encoded, Mixture) else [encoded]
-    return max((len(target) for part in parts if part.kind == "generation" for target in part.targets), default=0)
+    return max(
+        (len(target) for part in _parts(encoded) if part.kind == "generation" for target in part.targets), default=0
+    )
 
 
 def _places(name: str, module: nn.Module) -> int | None:

@@ -18,7 +18,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import triton
+try:
+    import triton
+except ModuleNotFoundError:
+    sys.exit("error: triton is not installed; torch's builds for CUDA bring it, beside others: pip install triton")
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource

@@ -75,8 +75,8 @@ ARROWS = {
     "execution": {"config", "errors", "features"},
     "work": {"data", "losses"},
     "estimate": {
-        "budget", "compose", "config", "device", "directory", "errors", "execution", "mixture", "model", "quantization",
-        "task", "work",
+        "budget", "compose", "config", "device", "directory", "errors", "execution", "mixture", "model", "provenance",
+        "quantization", "task", "work",
     },
     "loop": {"checkpoint", "config", "errors", "interrupt", "monitor", "optimizer", "schedule", "update"},
     "update": {"device", "distributed", "errors", "feed", "losses", "optimizer"},
